@@ -1,0 +1,3 @@
+//! The `llm-quantize` binary.
+
+fn main() {}

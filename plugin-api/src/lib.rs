@@ -1,0 +1,1 @@
+//! The stable plugin interface of llm-quantize.

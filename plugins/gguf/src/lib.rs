@@ -1,0 +1,1 @@
+//! The GGUF plugin: llama.cpp's format.

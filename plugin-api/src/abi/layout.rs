@@ -1,0 +1,133 @@
+//! Whether two sides of different age understand each other.
+//!
+//! abi_stable's own check is one-sided: a host refuses a plugin whose interface
+//! lacks anything that the host's has, so the first addition to the interface would
+//! lock out every older plugin. The check function itself is not symmetric though:
+//! if the *host's* interface, taken as the implementation, satisfies the *plugin's*
+//! expectations, the plugin's layout is a prefix of the host's, and the host can
+//! read it through prefix accessors, which give defaults for what is missing.
+
+use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
+use abi_stable::type_layout::TypeLayout;
+
+/// How a plugin's interface relates to the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compatibility {
+    /// The plugin has all that the host expects (same age or newer).
+    SameOrNewer,
+    /// The plugin's interface is a prefix of the host's.
+    Older,
+}
+
+/// Compares the layouts of two root modules.
+///
+/// # Errors
+/// If neither is a prefix of the other: one line that names the first difference.
+pub fn compare(
+    host: &'static TypeLayout,
+    plugin: &'static TypeLayout,
+) -> Result<Compatibility, String> {
+    let Err(errors) = check_layout_compatibility(host, plugin) else {
+        return Ok(Compatibility::SameOrNewer);
+    };
+    if check_layout_compatibility(plugin, host).is_ok() {
+        return Ok(Compatibility::Older);
+    }
+    Err(summary(&errors.to_string()))
+}
+
+/// The cause out of abi_stable's report, which prints every type on the way to it.
+fn summary(report: &str) -> String {
+    let lines: Vec<&str> = report.lines().map(str::trim).collect();
+    let cause = lines
+        .iter()
+        .position(|line| line.starts_with("Error:"))
+        .or_else(|| lines.iter().position(|line| line.contains("expected")));
+    let start = cause.unwrap_or(0);
+    let words: Vec<&str> = lines[start..]
+        .iter()
+        .filter(|line| !line.is_empty())
+        .take(4)
+        .copied()
+        .collect();
+    let mut text = words.join(" ");
+    if text.len() > 240 {
+        let end = (0..=240).rev().find(|i| text.is_char_boundary(*i));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(missing_docs, dead_code, non_local_definitions)]
+    use super::*;
+    use abi_stable::StableAbi;
+
+    macro_rules! module {
+        ($name:ident, { $($before:ident: $before_ty:ty),* }, $last:ident: $last_ty:ty, { $($after:ident: $after_ty:ty),* }) => {
+            mod $name {
+                use abi_stable::StableAbi;
+                #[repr(C)]
+                #[derive(StableAbi)]
+                #[sabi(kind(Prefix(prefix_ref = ModuleRef, prefix_fields = ModulePrefix)))]
+                #[sabi(missing_field(default))]
+                pub struct Module {
+                    $(pub $before: $before_ty,)*
+                    #[sabi(last_prefix_field)]
+                    pub $last: $last_ty,
+                    $(pub $after: $after_ty,)*
+                }
+            }
+        };
+    }
+
+    module!(base, { first: u32 }, second: u64, {});
+    module!(grown, { first: u32 }, second: u64, { third: u32 });
+    module!(changed, { first: u64 }, second: u64, {});
+
+    fn relation<H: StableAbi, P: StableAbi>() -> Result<Compatibility, String> {
+        compare(H::LAYOUT, P::LAYOUT)
+    }
+
+    #[test]
+    fn the_same_interface_loads() {
+        let same = relation::<base::ModuleRef, base::ModuleRef>();
+        assert_eq!(same, Ok(Compatibility::SameOrNewer));
+    }
+
+    #[test]
+    fn a_newer_plugin_loads_in_an_older_host() {
+        let newer = relation::<base::ModuleRef, grown::ModuleRef>();
+        assert_eq!(newer, Ok(Compatibility::SameOrNewer));
+    }
+
+    #[test]
+    fn an_older_plugin_loads_in_a_newer_host() {
+        let older = relation::<grown::ModuleRef, base::ModuleRef>();
+        assert_eq!(older, Ok(Compatibility::Older));
+    }
+
+    #[test]
+    fn a_changed_interface_is_refused_both_ways_in_one_line() {
+        for refused in [
+            relation::<base::ModuleRef, changed::ModuleRef>(),
+            relation::<changed::ModuleRef, base::ModuleRef>(),
+            relation::<changed::ModuleRef, grown::ModuleRef>(),
+        ] {
+            let reason = refused.unwrap_err();
+            assert!(
+                reason.lines().count() == 1 && !reason.is_empty(),
+                "{reason}"
+            );
+            println!("{reason}");
+        }
+    }
+
+    #[test]
+    fn our_own_module_is_compatible_with_itself() {
+        let own = relation::<crate::abi::raw::PluginModuleRef, crate::abi::raw::PluginModuleRef>();
+        assert_eq!(own, Ok(Compatibility::SameOrNewer));
+    }
+}

@@ -1,0 +1,291 @@
+//! What every plugin must do, whatever its format.
+//!
+//! Run it in a unit test of your plugin (see the example plugin); the host runs it on
+//! any library. It quantizes [`TestModel::tiny_llama`] to each level.
+
+use crate::interface::{
+    Converter, ErrorKind, FileView, FormatDescription, Inputs, Job, ModelView, PlanRequest,
+    Quantizer, Reader, Result, guarded,
+};
+use crate::testing::{BuiltFile, TestModel, build, views};
+
+/// One thing that a plugin does wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The format and level it was found with.
+    pub context: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Runs all checks. An empty list means that the plugin conforms.
+///
+/// A level whose plan asks for calibration statistics is planned, not encoded.
+pub fn check(quantizer: Option<&dyn Quantizer>, converter: Option<&dyn Converter>) -> Vec<Finding> {
+    let mut checker = Checker::default();
+    if let Some(quantizer) = quantizer {
+        for format in quantizer.formats() {
+            checker.format(quantizer, converter, &format);
+        }
+    }
+    if let Some(converter) = converter {
+        checker.hostile_files(converter);
+    }
+    checker.findings
+}
+
+#[derive(Default)]
+struct Checker {
+    context: String,
+    findings: Vec<Finding>,
+}
+
+impl Checker {
+    fn expect(&mut self, holds: bool, problem: impl Into<String>) {
+        if !holds {
+            self.findings.push(Finding {
+                context: self.context.clone(),
+                problem: problem.into(),
+            });
+        }
+    }
+
+    /// The value of a call that must succeed, without a panic.
+    fn ok<T>(&mut self, what: &str, call: impl FnOnce() -> Result<T>) -> Option<T> {
+        match guarded(call) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.expect(false, format!("{what}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A call that must fail, without a panic.
+    fn refuses<T>(&mut self, what: &str, call: impl FnOnce() -> Result<T>) {
+        match guarded(call) {
+            Ok(_) => self.expect(false, format!("{what} was accepted")),
+            Err(error) => self.expect(
+                error.kind != ErrorKind::Panicked,
+                format!("{what}: {error}"),
+            ),
+        }
+    }
+
+    fn format(
+        &mut self,
+        quantizer: &dyn Quantizer,
+        converter: Option<&dyn Converter>,
+        format: &FormatDescription,
+    ) {
+        self.context.clone_from(&format.name);
+        self.expect(
+            format
+                .name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c)),
+            "the format's name must be lower case",
+        );
+        self.expect(!format.levels.is_empty(), "the format has no levels");
+        let mut names: Vec<String> = Vec::new();
+        for level in &format.levels {
+            names.extend(
+                level
+                    .aliases
+                    .iter()
+                    .chain([&level.name])
+                    .map(|n| n.to_lowercase()),
+            );
+        }
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        self.expect(names.len() == count, "two levels share a name or alias");
+        self.requests(quantizer, format);
+        for level in &format.levels {
+            self.context = format!("{} {}", format.name, level.name);
+            self.level(quantizer, converter, format, &level.name);
+        }
+    }
+
+    fn requests(&mut self, quantizer: &dyn Quantizer, format: &FormatDescription) {
+        let model = TestModel::tiny_llama();
+        let request = PlanRequest {
+            format: format.name.clone(),
+            level: "no-such-level".into(),
+            ..PlanRequest::default()
+        };
+        match guarded(|| quantizer.plan(&model, &request)) {
+            Ok(_) => self.expect(false, "an unknown level was accepted"),
+            Err(error) => self.expect(
+                error.kind == ErrorKind::InvalidRequest,
+                format!(
+                    "an unknown level must be an invalid request, not {:?}",
+                    error.kind
+                ),
+            ),
+        }
+    }
+
+    fn level(
+        &mut self,
+        quantizer: &dyn Quantizer,
+        converter: Option<&dyn Converter>,
+        format: &FormatDescription,
+        level: &str,
+    ) {
+        let model = TestModel::tiny_llama();
+        let request = PlanRequest {
+            format: format.name.clone(),
+            level: level.into(),
+            ..PlanRequest::default()
+        };
+        let plan = |quantizer: &dyn Quantizer| Ok(quantizer.plan(&model, &request)?.plan().clone());
+        let Some(first) = self.ok("plan", || plan(quantizer)) else {
+            return;
+        };
+        let second = self.ok("plan again", || plan(quantizer));
+        self.expect(
+            second.as_ref() == Some(&first),
+            "two plans of the same request differ",
+        );
+        self.expect(
+            first
+                .tensors
+                .iter()
+                .all(|t| !t.name.is_empty() && !t.dtype.is_empty()),
+            "a planned tensor has no name or type",
+        );
+        if first.calibration.is_some() {
+            return;
+        }
+        let whole = self.ok("encode", || {
+            build(quantizer, &model, &request, u64::MAX, 0x00)
+        });
+        let pieces = self.ok("encode in pieces", || {
+            build(quantizer, &model, &request, 1, 0xFF)
+        });
+        let (Some((job, whole)), Some((_, pieces))) = (whole, pieces) else {
+            return;
+        };
+        self.expect(
+            whole == pieces,
+            "the bytes depend on how the rows are cut, or some are not written",
+        );
+        self.verification(&*job, &whole);
+        if let Some(converter) = converter {
+            self.reading(converter, &model, &whole);
+        }
+    }
+
+    fn verification(&mut self, job: &dyn Job, built: &[BuiltFile]) {
+        self.ok("verify", || job.verify(&views(built)));
+        let mut damaged = built.to_vec();
+        if let Some(byte) = damaged[0].bytes.first_mut() {
+            *byte ^= 0xFF;
+        }
+        self.refuses("an output with a damaged first byte", || {
+            job.verify(&views(&damaged))
+        });
+        let mut short = built.to_vec();
+        short[0].bytes.pop();
+        self.refuses("a truncated output", || job.verify(&views(&short)));
+        self.refuses("an output without files", || job.verify(&[]));
+    }
+
+    fn reading(&mut self, converter: &dyn Converter, model: &TestModel, built: &[BuiltFile]) {
+        let files = views(built);
+        self.expect(converter.detect(&files), "its own output is not detected");
+        let opened = self.ok("open", || converter.open(&files, ModelView::HuggingFace));
+        if let Some(reader) = opened {
+            self.same_model(&*reader, model, &files);
+        }
+        self.ok("open natively", || {
+            converter.open(&files, ModelView::Native)
+        });
+    }
+
+    /// Every weight matrix of the model is there, of the same shape, and near.
+    fn same_model(&mut self, reader: &dyn Reader, model: &TestModel, files: &[FileView<'_>]) {
+        for (index, tensor) in model.model().tensors.iter().enumerate() {
+            let name = &tensor.name;
+            let Some(place) = reader.model().tensor_index(name) else {
+                self.expect(false, format!("\"{name}\" is missing from the output"));
+                continue;
+            };
+            let shape = &reader.model().tensors[place].shape;
+            self.expect(
+                *shape == tensor.shape,
+                format!("\"{name}\" has shape {shape:?}"),
+            );
+            if *shape != tensor.shape {
+                continue;
+            }
+            let (rows, cols) = (tensor.rows().unwrap_or(0), tensor.cols() as usize);
+            let mut decoded = vec![f32::NAN; rows as usize * cols];
+            let whole = self.ok("decode", || {
+                reader.decode(files, place, 0..rows, &mut decoded)
+            });
+            if whole.is_none() {
+                continue;
+            }
+            let mut last = vec![f32::NAN; cols];
+            self.ok("decode a row", || {
+                reader.decode(files, place, rows - 1..rows, &mut last)
+            });
+            let tail = &decoded[decoded.len() - cols..];
+            self.expect(
+                last == tail,
+                format!("a row of \"{name}\" decodes differently alone"),
+            );
+            self.refuses("decoding rows beyond the end", || {
+                reader.decode(files, place, rows..rows + 1, &mut last)
+            });
+            let error = self.ok("compare", || relative_error(model, index, &decoded));
+            self.expect(
+                error.is_some_and(|error| error < 0.6),
+                format!("\"{name}\" does not come back: relative error {error:?}"),
+            );
+        }
+    }
+
+    fn hostile_files(&mut self, converter: &dyn Converter) {
+        self.context = "reading".into();
+        let junk: Vec<u8> = (0u32..4096)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        for bytes in [&b""[..], b"\0", b"{}", &junk] {
+            let file = FileView {
+                name: "junk.bin",
+                bytes,
+            };
+            let len = bytes.len();
+            self.expect(
+                !converter.detect(&[file]),
+                format!("junk of {len} bytes is detected"),
+            );
+            self.refuses(&format!("junk of {len} bytes"), || {
+                converter.open(&[file], ModelView::Native)
+            });
+        }
+        self.refuses("no files at all", || converter.open(&[], ModelView::Native));
+    }
+}
+
+/// Root of the squared error over the squared weights.
+fn relative_error(model: &TestModel, tensor: usize, decoded: &[f32]) -> Result<f64> {
+    let view = model.view(tensor, None, false)?;
+    let mut row = vec![0.0; view.cols()];
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (index, decoded) in decoded.chunks_exact(view.cols()).enumerate() {
+        view.row_to_f32(index, &mut row)?;
+        for (weight, back) in row.iter().zip(decoded) {
+            error += f64::from(weight - back).powi(2);
+            norm += f64::from(*weight).powi(2);
+        }
+    }
+    Ok((error / norm).sqrt())
+}
+
+#[cfg(test)]
+mod tests;

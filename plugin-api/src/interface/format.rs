@@ -1,0 +1,291 @@
+//! What a format offers, and what a user asks of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result};
+
+/// A format's levels and options: what `plugin info` prints and what the host
+/// checks a request against.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FormatDescription {
+    /// Name on the command line, lower case, e.g. `gguf`.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// All levels, in the order to list them.
+    pub levels: Vec<LevelInfo>,
+    /// Options of the format's own (`--set KEY=VALUE`).
+    #[serde(default)]
+    pub options: Vec<OptionInfo>,
+    /// Group sizes that `--group-size` may name (-1 is a whole row); empty if the
+    /// format has none to choose.
+    #[serde(default)]
+    pub group_sizes: Vec<i64>,
+    /// Files that the host may hand over besides the model, e.g. `imatrix`.
+    #[serde(default)]
+    pub attachments: Vec<String>,
+}
+
+impl FormatDescription {
+    /// Finds a level by name or alias, without regard to case.
+    pub fn level(&self, name: &str) -> Option<&LevelInfo> {
+        self.levels.iter().find(|level| {
+            std::iter::once(&level.name)
+                .chain(&level.aliases)
+                .any(|known| known.eq_ignore_ascii_case(name))
+        })
+    }
+
+    /// Like [`level`](Self::level), with an error that lists the known ones.
+    pub fn require_level(&self, name: &str) -> Result<&LevelInfo> {
+        self.level(name).ok_or_else(|| {
+            let known: Vec<&str> = self.levels.iter().map(|l| l.name.as_str()).collect();
+            Error::invalid_request(format!(
+                "the format \"{}\" has no level \"{name}\"",
+                self.name
+            ))
+            .suggest(format!("choose one of: {}", known.join(", ")))
+        })
+    }
+
+    /// Checks the keys and values of a request's options against this format's.
+    pub fn check_options(&self, options: &[(String, String)]) -> Result<()> {
+        for (index, (key, value)) in options.iter().enumerate() {
+            let option = self.options.iter().find(|o| o.key == *key).ok_or_else(|| {
+                let known: Vec<&str> = self.options.iter().map(|o| o.key.as_str()).collect();
+                let hint = match known.as_slice() {
+                    [] => format!("\"{}\" has no options of its own", self.name),
+                    known => format!("options of \"{}\": {}", self.name, known.join(", ")),
+                };
+                Error::invalid_request(format!(
+                    "the format \"{}\" has no option \"{key}\"",
+                    self.name
+                ))
+                .suggest(hint)
+            })?;
+            if !option.repeatable && options[..index].iter().any(|(earlier, _)| earlier == key) {
+                return Err(Error::invalid_request(format!(
+                    "the option \"{key}\" was given more than once"
+                )));
+            }
+            option.value_type.check(key, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// One quantization level.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LevelInfo {
+    /// Canonical name, e.g. `Q4_K_M`.
+    pub name: String,
+    /// Other names, e.g. `Q4_K`.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// One line for people.
+    pub description: String,
+    /// Typical bits per weight.
+    pub bits_per_weight: f64,
+}
+
+/// One option of a format (`--set KEY=VALUE`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OptionInfo {
+    /// The key, in kebab-case.
+    pub key: String,
+    /// What values it takes.
+    pub value_type: OptionType,
+    /// The value that holds when none is given, for people.
+    pub default: String,
+    /// One line for people.
+    pub help: String,
+    /// May be given more than once.
+    #[serde(default)]
+    pub repeatable: bool,
+}
+
+/// The values of an option.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptionType {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// A size in bytes with an optional suffix K, M, G or T (powers of 1024).
+    Size,
+    /// Any text; the plugin checks it. The string says what is expected.
+    Text(String),
+    /// One of these, without regard to case.
+    Choice(Vec<String>),
+}
+
+impl OptionType {
+    fn check(&self, key: &str, value: &str) -> Result<()> {
+        let ok = match self {
+            Self::Bool => matches!(value, "true" | "false"),
+            Self::Integer => value.parse::<i64>().is_ok(),
+            Self::Number => value.parse::<f64>().is_ok_and(f64::is_finite),
+            Self::Size => parse_size(value).is_some(),
+            Self::Text(_) => true,
+            Self::Choice(choices) => choices.iter().any(|c| c.eq_ignore_ascii_case(value)),
+        };
+        if ok {
+            return Ok(());
+        }
+        Err(
+            Error::invalid_request(format!("the option \"{key}\" cannot be \"{value}\""))
+                .suggest(format!("{key} takes {}", self.describe())),
+        )
+    }
+
+    /// What the option takes, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Bool => "true or false".into(),
+            Self::Integer => "a whole number".into(),
+            Self::Number => "a number".into(),
+            Self::Size => "a size such as 512M or 2G".into(),
+            Self::Text(what) => what.clone(),
+            Self::Choice(choices) => format!("one of {}", choices.join(", ")),
+        }
+    }
+}
+
+/// Reads a size such as `4096`, `512M` or `2GiB`; suffixes are powers of 1024.
+///
+/// `None` if it is no size or does not fit into 64 bits.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = text[digits.len()..].to_ascii_uppercase();
+    let shift = match suffix.trim_end_matches("IB").trim_end_matches('B') {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    if let Ok(whole) = digits.parse::<u64>() {
+        return whole.checked_mul(1 << shift);
+    }
+    let number: f64 = digits.parse().ok()?;
+    let bytes = number * (1u64 << shift) as f64;
+    (bytes.is_finite() && (0.0..1.8e19).contains(&bytes)).then_some(bytes as u64)
+}
+
+/// What the user asks for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanRequest {
+    /// One of the plugin's formats.
+    pub format: String,
+    /// A level as the user typed it; match it with
+    /// [`FormatDescription::require_level`].
+    pub level: String,
+    /// The name that the user chose for the output, if any.
+    #[serde(default)]
+    pub output_name: Option<String>,
+    /// `--group-size`, if given.
+    #[serde(default)]
+    pub group_size: Option<i64>,
+    /// `--set KEY=VALUE`, in order, already checked against the format's options.
+    #[serde(default)]
+    pub options: Vec<(String, String)>,
+    /// The user knows that weights of the source are rounded already, and agreed to
+    /// rounding them again.
+    #[serde(default)]
+    pub requantize: bool,
+    /// Name and version of the host, for files that say who made them.
+    #[serde(default)]
+    pub generator: String,
+}
+
+impl PlanRequest {
+    /// The last value of an option.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        let given = self.options.iter().rev().find(|(k, _)| k == key);
+        given.map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a repeatable option, in order.
+    pub fn option_values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.options
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a [`OptionType::Bool`] option was set to `true`.
+    pub fn flag(&self, key: &str) -> bool {
+        self.option(key) == Some("true")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format() -> FormatDescription {
+        let option = |key: &str, value_type, repeatable| OptionInfo {
+            key: key.into(),
+            value_type,
+            default: String::new(),
+            help: String::new(),
+            repeatable,
+        };
+        FormatDescription {
+            name: "demo".into(),
+            levels: vec![LevelInfo {
+                name: "Q4_K_M".into(),
+                aliases: vec!["Q4_K".into()],
+                ..LevelInfo::default()
+            }],
+            options: vec![
+                option("pure", OptionType::Bool, false),
+                option("type", OptionType::Text("REGEX=TYPE".into()), true),
+                option("kind", OptionType::Choice(vec!["a".into()]), false),
+                option("split", OptionType::Size, false),
+            ],
+            ..FormatDescription::default()
+        }
+    }
+
+    fn check(options: &[(&str, &str)]) -> Result<()> {
+        let owned: Vec<_> = options
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        format().check_options(&owned)
+    }
+
+    #[test]
+    fn levels_match_by_alias_and_without_case() {
+        assert_eq!(format().require_level("q4_k").unwrap().name, "Q4_K_M");
+        let error = format().require_level("Q9").unwrap_err();
+        assert!(error.suggestion.unwrap().contains("Q4_K_M"));
+    }
+
+    #[test]
+    fn options_are_checked() {
+        assert!(check(&[("pure", "true"), ("kind", "A"), ("split", "2G")]).is_ok());
+        assert!(check(&[("type", "a=b"), ("type", "c=d")]).is_ok());
+        assert!(check(&[("pure", "true"), ("pure", "false")]).is_err());
+        assert!(check(&[("pure", "yes")]).is_err());
+        assert!(check(&[("split", "2X")]).is_err());
+        let unknown = check(&[("colour", "red")]).unwrap_err();
+        assert!(unknown.suggestion.unwrap().contains("pure, type, kind"));
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("4096"), Some(4096));
+        assert_eq!(parse_size("1.5k"), Some(1536));
+        assert_eq!(parse_size("2GiB"), Some(2 << 30));
+        assert_eq!(parse_size("99999999999999T"), None);
+        assert_eq!(parse_size("-1"), None);
+        assert_eq!(parse_size("G"), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! The interface in safe Rust: what a plugin implements and what it is given.
+//!
+//! These traits stand on both sides of the boundary. A plugin implements them; the
+//! host gets objects that implement them too and forward each call through
+//! [`crate::abi`]. The host's own formats implement them directly.
+
+mod error;
+mod format;
+mod groups;
+mod model;
+mod plan;
+mod plan_check;
+mod services;
+mod traits;
+mod views;
+
+pub use error::{Error, ErrorKind, Result};
+pub use format::{FormatDescription, LevelInfo, OptionInfo, OptionType, PlanRequest, parse_size};
+pub use groups::AffineGroups;
+pub use model::{ElementType, ModelDescription, ModelView, TensorInfo};
+pub use plan::{
+    CalibrationPlan, Container, FileContent, Flow, Grain, Literal, OutputFile, Plan, PlannedTensor,
+    RowSplit, Span, Statistic, StatisticRequest, Unit, UnitInput,
+};
+pub use plan_check::check_plan;
+pub(crate) use services::guarded;
+pub use services::{CpuLevel, Host, HostServices, InlineHost, LogLevel};
+pub use traits::{Converter, Inputs, Job, Quantizer, Reader};
+pub use views::{EncodeCall, EncodeReport, FileView, Measure, StatisticView, TensorView};

@@ -1,0 +1,3 @@
+//! Numeric kernels that formats share, each with a scalar reference.
+
+pub mod convert;

@@ -1,0 +1,170 @@
+//! A job engine in miniature: runs a plan in memory, on one thread.
+
+use std::ops::Range;
+
+use super::TestModel;
+use crate::interface::{
+    ElementType, EncodeCall, Error, FileContent, FileView, Inputs, Job, Plan, PlanRequest,
+    Quantizer, Result, TensorView, Unit, check_plan,
+};
+
+/// A finished file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltFile {
+    /// Its name in the plan.
+    pub name: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// Views of built files, to hand to a reader or to `verify`.
+pub fn views(files: &[BuiltFile]) -> Vec<FileView<'_>> {
+    files
+        .iter()
+        .map(|file| FileView {
+            name: &file.name,
+            bytes: &file.bytes,
+        })
+        .collect()
+}
+
+/// Plans and encodes a test model. Split units are cut into pieces of
+/// `steps_per_piece` steps; whatever that is, the bytes must be the same. Bytes that
+/// nothing writes keep the value `fill` inside spans and are zero elsewhere.
+///
+/// # Errors
+/// The plan's, a check of the plan, or the first failing unit's.
+pub fn build(
+    quantizer: &dyn Quantizer,
+    model: &TestModel,
+    request: &PlanRequest,
+    steps_per_piece: u64,
+    fill: u8,
+) -> Result<(Box<dyn Job>, Vec<BuiltFile>)> {
+    let job = quantizer.plan(model, request)?;
+    check_plan(&*job, model.model())?;
+    let mut files = lay_out(job.plan(), model)?;
+    for literal in &job.plan().literals {
+        slice(&mut files[literal.file].bytes, literal.offset, literal.len)
+            .copy_from_slice(job.blob(literal.blob));
+    }
+    for (index, unit) in job.plan().units.iter().enumerate() {
+        for rows in pieces(unit, steps_per_piece) {
+            encode(&*job, model, &mut files, index, unit, rows, fill)?;
+        }
+    }
+    Ok((job, files))
+}
+
+fn lay_out(plan: &Plan, model: &TestModel) -> Result<Vec<BuiltFile>> {
+    plan.files
+        .iter()
+        .map(|file| {
+            let bytes = match &file.content {
+                FileContent::Built => vec![0; file.size as usize],
+                FileContent::CopyOf(source) => model
+                    .file(source)?
+                    .ok_or_else(|| Error::internal(format!("the model has no \"{source}\"")))?
+                    .to_vec(),
+            };
+            Ok(BuiltFile {
+                name: file.name.clone(),
+                bytes,
+            })
+        })
+        .collect()
+}
+
+/// The pieces in which a unit is encoded.
+fn pieces(unit: &Unit, steps_per_piece: u64) -> Vec<Range<u64>> {
+    let Some(split) = unit.split else {
+        return std::iter::once(0..1).collect();
+    };
+    let len = split.step.saturating_mul(steps_per_piece.max(1));
+    (0..split.rows)
+        .step_by(len as usize)
+        .map(|start| start..split.rows.min(start.saturating_add(len)))
+        .collect()
+}
+
+fn encode(
+    job: &dyn Job,
+    model: &TestModel,
+    files: &mut [BuiltFile],
+    index: usize,
+    unit: &Unit,
+    rows: Range<u64>,
+    fill: u8,
+) -> Result<()> {
+    let inputs = unit
+        .inputs
+        .iter()
+        .map(|input| {
+            let part = (unit.split.is_some() && !input.whole).then(|| rows.clone());
+            model.view(input.tensor, part, input.raw)
+        })
+        .collect::<Result<Vec<TensorView<'_>>>>()?;
+    let mut buffers: Vec<Vec<u8>> = unit
+        .outputs
+        .iter()
+        .map(|span| vec![fill; part_of(unit, span.len, &rows).1 as usize])
+        .collect();
+    let mut outputs: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    job.encode(EncodeCall {
+        unit: index,
+        rows: rows.clone(),
+        inputs: &inputs,
+        statistics: &[],
+        outputs: &mut outputs,
+    })?;
+    for (span, buffer) in unit.outputs.iter().zip(&buffers) {
+        let (start, len) = part_of(unit, span.len, &rows);
+        slice(&mut files[span.file].bytes, span.offset + start, len).copy_from_slice(buffer);
+    }
+    Ok(())
+}
+
+/// Start and length, within a span, of what some rows fill.
+fn part_of(unit: &Unit, span_len: u64, rows: &Range<u64>) -> (u64, u64) {
+    match unit.split {
+        Some(split) => {
+            let row = span_len / split.rows;
+            (row * rows.start, row * (rows.end - rows.start))
+        }
+        None => (0, span_len),
+    }
+}
+
+fn slice(bytes: &mut [u8], offset: u64, len: u64) -> &mut [u8] {
+    &mut bytes[offset as usize..(offset + len) as usize]
+}
+
+impl TestModel {
+    /// A view of some rows of a tensor (all if `None`).
+    ///
+    /// # Errors
+    /// If there is no such tensor or it is no float.
+    pub fn view(
+        &self,
+        tensor: usize,
+        rows: Option<Range<u64>>,
+        raw: bool,
+    ) -> Result<TensorView<'_>> {
+        let missing = || Error::internal(format!("there is no tensor number {tensor}"));
+        let info = self.model().tensors.get(tensor).ok_or_else(missing)?;
+        let element = match raw {
+            true => ElementType::Raw,
+            false => ElementType::from_dtype(&info.dtype).ok_or_else(missing)?,
+        };
+        let all = info.rows().ok_or_else(missing)?;
+        let bytes = self.tensor_bytes(tensor);
+        let row_bytes = bytes.len() / (all.max(1) as usize);
+        let rows = rows.unwrap_or(0..all);
+        TensorView::new(
+            element,
+            (rows.end - rows.start) as usize,
+            row_bytes / element.bytes(),
+            &bytes[rows.start as usize * row_bytes..rows.end as usize * row_bytes],
+        )
+    }
+}

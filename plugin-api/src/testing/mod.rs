@@ -1,0 +1,7 @@
+//! Helps authors test a plugin in its own process, without a host.
+
+mod build;
+mod model;
+
+pub use build::{BuiltFile, build, views};
+pub use model::TestModel;

@@ -1,0 +1,226 @@
+//! A small model in memory, complete enough for every format.
+
+use std::collections::BTreeMap;
+
+use half::bf16;
+use serde_json::{Value, json};
+
+use crate::interface::{FileView, Inputs, ModelDescription, Result, TensorInfo};
+
+/// A model in memory.
+#[derive(Debug, Clone, Default)]
+pub struct TestModel {
+    description: ModelDescription,
+    tensors: Vec<Vec<u8>>,
+    files: BTreeMap<String, Vec<u8>>,
+    attachments: BTreeMap<String, Vec<u8>>,
+}
+
+const HIDDEN: u64 = 256;
+const MLP: u64 = 512;
+const LAYERS: u64 = 2;
+const HEADS: u64 = 4;
+const KV_HEADS: u64 = 2;
+const HEAD: u64 = HIDDEN / HEADS;
+const VOCAB: u64 = 264;
+
+impl TestModel {
+    /// A Llama of two layers, 256 wide, in bf16, with a byte-level BPE tokenizer of
+    /// 264 tokens. Its weights are pseudo-random and always the same.
+    pub fn tiny_llama() -> Self {
+        let mut model = Self::default();
+        model.description.name = "tiny-llama-test".into();
+        model.description.format = "hf".into();
+        model.description.config = config();
+        for (name, shape) in tensors() {
+            model.add_bf16(&name, &shape);
+        }
+        model.add_file("config.json", config().to_string().into_bytes());
+        model.add_file("tokenizer.json", tokenizer().to_string().into_bytes());
+        model.add_file(
+            "tokenizer_config.json",
+            json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"})
+                .to_string()
+                .into_bytes(),
+        );
+        model
+    }
+
+    /// Adds a file beside the tensors.
+    pub fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
+        self.files.insert(name.into(), bytes);
+        self.description.files = self.files.keys().cloned().collect();
+    }
+
+    /// Adds an attachment such as `imatrix`.
+    pub fn add_attachment(&mut self, kind: &str, bytes: Vec<u8>) {
+        self.attachments.insert(kind.into(), bytes);
+    }
+
+    /// Replaces the config.
+    pub fn set_config(&mut self, config: Value) {
+        self.add_file("config.json", config.to_string().into_bytes());
+        self.description.config = config;
+    }
+
+    /// Adds a tensor with its stored bytes.
+    pub fn add_tensor(&mut self, name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) {
+        self.description.tensors.push(TensorInfo {
+            name: name.into(),
+            dtype: dtype.into(),
+            shape: shape.to_vec(),
+            bytes: bytes.len() as u64,
+        });
+        self.tensors.push(bytes);
+    }
+
+    /// The stored bytes of a tensor.
+    pub fn tensor_bytes(&self, tensor: usize) -> &[u8] {
+        &self.tensors[tensor]
+    }
+
+    fn add_bf16(&mut self, name: &str, shape: &[u64]) {
+        let count: u64 = shape.iter().product();
+        let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ (self.tensors.len() as u64);
+        let bytes = (0..count)
+            .flat_map(|_| {
+                let uniform = |state: &mut u64| {
+                    *state ^= *state << 13;
+                    *state ^= *state >> 7;
+                    *state ^= *state << 17;
+                    (*state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+                };
+                // The product of two uniforms has heavier tails than either.
+                let weight = uniform(&mut state) * uniform(&mut state);
+                bf16::from_f32(weight).to_le_bytes()
+            })
+            .collect();
+        self.add_tensor(name, "BF16", shape, bytes);
+    }
+}
+
+impl Inputs for TestModel {
+    fn model(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    fn file(&self, name: &str) -> Result<Option<&[u8]>> {
+        Ok(self.files.get(name).map(Vec::as_slice))
+    }
+
+    fn attachment(&self, kind: &str) -> Option<FileView<'_>> {
+        let (name, bytes) = self.attachments.get_key_value(kind)?;
+        Some(FileView { name, bytes })
+    }
+}
+
+fn config() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
+        "hidden_size": HIDDEN, "intermediate_size": MLP, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD,
+        "vocab_size": VOCAB, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu",
+        "bos_token_id": 256, "eos_token_id": 257,
+    })
+}
+
+fn tensors() -> Vec<(String, Vec<u64>)> {
+    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN])];
+    for layer in 0..LAYERS {
+        let parts: [(&str, &[u64]); 9] = [
+            ("input_layernorm", &[HIDDEN]),
+            ("self_attn.q_proj", &[HEADS * HEAD, HIDDEN]),
+            ("self_attn.k_proj", &[KV_HEADS * HEAD, HIDDEN]),
+            ("self_attn.v_proj", &[KV_HEADS * HEAD, HIDDEN]),
+            ("self_attn.o_proj", &[HIDDEN, HEADS * HEAD]),
+            ("post_attention_layernorm", &[HIDDEN]),
+            ("mlp.gate_proj", &[MLP, HIDDEN]),
+            ("mlp.up_proj", &[MLP, HIDDEN]),
+            ("mlp.down_proj", &[HIDDEN, MLP]),
+        ];
+        for (part, shape) in parts {
+            all.push((
+                format!("model.layers.{layer}.{part}.weight"),
+                shape.to_vec(),
+            ));
+        }
+    }
+    all.push(("model.norm.weight".into(), vec![HIDDEN]));
+    all.push(("lm_head.weight".into(), vec![VOCAB, HIDDEN]));
+    all
+}
+
+/// Byte-level BPE: the 256 bytes, two special tokens and six merges.
+fn tokenizer() -> Value {
+    let letters = byte_letters();
+    let mut vocab = serde_json::Map::new();
+    for (id, letter) in letters.iter().enumerate() {
+        vocab.insert(letter.to_string(), json!(id));
+    }
+    let specials = ["<|begin|>", "<|end|>"];
+    for (index, special) in specials.iter().enumerate() {
+        vocab.insert((*special).into(), json!(256 + index));
+    }
+    let merges = [
+        ["Ġ", "t"],
+        ["h", "e"],
+        ["i", "n"],
+        ["r", "e"],
+        ["Ġt", "he"],
+        ["Ġ", "a"],
+    ];
+    for (index, [left, right]) in merges.iter().enumerate() {
+        vocab.insert(format!("{left}{right}"), json!(258 + index));
+    }
+    let added: Vec<Value> = specials
+        .iter()
+        .enumerate()
+        .map(|(index, content)| {
+            json!({"id": 256 + index, "content": content, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                  "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                  "fuse_unk": false, "byte_fallback": false,
+                  "merges": merges.map(|[l, r]| format!("{l} {r}")), "vocab": vocab},
+    })
+}
+
+/// The letters that stand for the 256 bytes in GPT-2's byte-level BPE: printable
+/// Latin-1 stands for itself, the rest for the letters from U+0100 on.
+fn byte_letters() -> Vec<char> {
+    let mut next = 0x100u32;
+    (0u8..=255)
+        .map(|byte| match byte {
+            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).unwrap_or(' ')
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_complete_and_always_the_same() {
+        let model = TestModel::tiny_llama();
+        assert_eq!(model.model().tensors.len(), 2 + 1 + 9 * LAYERS as usize);
+        let again = TestModel::tiny_llama();
+        assert!((0..21).all(|i| model.tensor_bytes(i) == again.tensor_bytes(i)));
+        let vocab = &tokenizer()["model"]["vocab"];
+        assert_eq!(vocab.as_object().unwrap().len() as u64, VOCAB);
+        assert_eq!(vocab["Ġ"], 32);
+    }
+}

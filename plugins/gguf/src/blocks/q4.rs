@@ -1,0 +1,145 @@
+//! Q4_0 and Q4_1: blocks of 32 weights with four-bit codes.
+//!
+//! Q4_0: weight = scale × (code − 8). Q4_1: weight = scale × code + minimum.
+
+use super::float::{f16_bytes, get_f16};
+use super::lanes::LANES;
+use super::scale_search::{TrialGrid, fit_affine, fit_symmetric};
+use super::small_blocks::{
+    Codes, WEIGHTS, groups, mean_square, pack_nibbles, quantize_affine, quantize_symmetric,
+    unpack_nibbles, weighted_group,
+};
+
+/// Bytes in a Q4_0 block: scale, then two codes a byte.
+pub(super) const Q4_0_BYTES: usize = 18;
+/// Bytes in a Q4_1 block: scale, minimum, then two codes a byte.
+pub(super) const Q4_1_BYTES: usize = 20;
+
+/// Added to Q4_0 codes.
+const HALF: u8 = 8;
+const MAX_CODE: u8 = 15;
+
+/// Trials for affine blocks with importance weights, Q5_1's too.
+pub(super) const WEIGHTED_GRID: TrialGrid = TrialGrid {
+    first: -0.9,
+    step: 0.05,
+    trials: 37,
+};
+
+#[inline(always)]
+pub(super) fn encode_q4_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let out = out.as_chunks_mut::<Q4_0_BYTES>().0;
+    let Some(importance) = importance else {
+        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
+            let (scale, codes) = quantize_symmetric(x, HALF);
+            pack_q4_0(scale, &codes, out);
+        }
+        return;
+    };
+    let spread = mean_square(row);
+    let groups = groups(row)
+        .zip(groups(importance))
+        .zip(out.chunks_mut(LANES));
+    for ((x, importance), out) in groups {
+        let (lanes, weight) = weighted_group(x, importance, spread);
+        let fit = fit_symmetric(&lanes, &weight, f32::from(HALF));
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            pack_q4_0(fit.scale[k], &fit.codes(k, x, i32::from(HALF)), out);
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_q4_0(scale: f32, codes: &Codes, out: &mut [u8; Q4_0_BYTES]) {
+    let [d0, d1, packed @ ..] = out;
+    [*d0, *d1] = f16_bytes(scale);
+    *packed = pack_nibbles(codes);
+}
+
+#[inline(always)]
+pub(super) fn decode_q4_0(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q4_0_BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        let [d0, d1, packed @ ..] = block;
+        let scale = get_f16([*d0, *d1]);
+        for (out, code) in out.iter_mut().zip(unpack_nibbles(packed)) {
+            *out = f32::from(code as i8 - HALF as i8) * scale;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode_q4_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let out = out.as_chunks_mut::<Q4_1_BYTES>().0;
+    let Some(importance) = importance else {
+        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
+            let (scale, low, codes) = quantize_affine(x, MAX_CODE);
+            pack_q4_1(scale, low, &codes, out);
+        }
+        return;
+    };
+    let max_code = f32::from(MAX_CODE);
+    let spread = mean_square(row);
+    let groups = groups(row)
+        .zip(groups(importance))
+        .zip(out.chunks_mut(LANES));
+    for ((x, importance), out) in groups {
+        let (lanes, weight) = weighted_group(x, importance, spread);
+        let fit = fit_affine::<WEIGHTS, false>(&lanes, &weight, max_code, WEIGHTED_GRID);
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            let codes = fit.codes(k, x, i32::from(MAX_CODE));
+            pack_q4_1(fit.scale[k], -fit.min[k], &codes, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_q4_1(scale: f32, low: f32, codes: &Codes, out: &mut [u8; Q4_1_BYTES]) {
+    let [d0, d1, m0, m1, packed @ ..] = out;
+    [*d0, *d1] = f16_bytes(scale);
+    [*m0, *m1] = f16_bytes(low);
+    *packed = pack_nibbles(codes);
+}
+
+#[inline(always)]
+pub(super) fn decode_q4_1(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q4_1_BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        let [d0, d1, m0, m1, packed @ ..] = block;
+        let (scale, low) = (get_f16([*d0, *d1]), get_f16([*m0, *m1]));
+        for (out, code) in out.iter_mut().zip(unpack_nibbles(packed)) {
+            *out = f32::from(code) * scale + low;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q4_0_stores_the_peak_as_minus_eight() {
+        let mut x = [0.0; WEIGHTS];
+        (x[1], x[17]) = (-8.0, 7.0);
+        let mut out = [0; Q4_0_BYTES];
+        encode_q4_0(&x, None, &mut out);
+        assert_eq!(out[..4], [0x00, 0x3c, 0x88, 0xf0]);
+        let mut back = [1.0; WEIGHTS];
+        decode_q4_0(&out, &mut back);
+        assert_eq!(back, x);
+    }
+
+    #[test]
+    fn q4_1_spans_minimum_to_maximum() {
+        let x: [f32; WEIGHTS] = std::array::from_fn(|i| (i % 16) as f32 * 0.5 + 3.0);
+        for importance in [None, Some([1.0; WEIGHTS])] {
+            let mut out = [0; Q4_1_BYTES];
+            encode_q4_1(&x, importance.as_ref().map(|i| &i[..]), &mut out);
+            let mut back = [0.0; WEIGHTS];
+            decode_q4_1(&out, &mut back);
+            // With importances the minimum is at most zero and the steps wider.
+            let bound = if importance.is_none() { 1e-3 } else { 0.36 };
+            assert!(x.iter().zip(back).all(|(a, b)| (a - b).abs() <= bound));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Q4_K: super-blocks of 256 weights, four-bit codes, six-bit scales and
+//! minimums for each 32 weights.
+//!
+//! Weight = d × scale × code − dmin × minimum.
+
+use super::k_affine::{Quantized, Steps, quantize_plain, quantize_weighted};
+use super::scale_search::TrialGrid;
+use super::super_block::{SUMMED, WEIGHTS, by_32, square_sums};
+
+/// Bytes in a super-block: d, dmin, 12 of scales, 128 of codes.
+pub(super) const BYTES: usize = 144;
+
+const MAX_CODE: u8 = 15;
+
+const GRID: TrialGrid = TrialGrid {
+    first: -1.0,
+    step: 0.1,
+    trials: 21,
+};
+
+#[inline(always)]
+pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let Some(importance) = importance else {
+        for (x, out) in by_32(row).iter().zip(out.as_chunks_mut::<BYTES>().0) {
+            pack(&quantize_plain(x, MAX_CODE, GRID), out);
+        }
+        return;
+    };
+    const SPAN: usize = SUMMED * WEIGHTS;
+    let parts = row.chunks(SPAN).zip(importance.chunks(SPAN));
+    for ((row, importance), out) in parts.zip(out.chunks_mut(SUMMED * BYTES)) {
+        let blocks = by_32(row)
+            .iter()
+            .zip(by_32(importance))
+            .zip(square_sums(row));
+        for (((x, importance), sum), out) in blocks.zip(out.as_chunks_mut::<BYTES>().0) {
+            // Unlike for Q5_K, ggml leaves scales beyond 63 as they are.
+            let block = quantize_weighted(x, importance, sum, MAX_CODE, u8::MAX);
+            pack(&block, out);
+        }
+    }
+}
+
+/// Two sub-blocks share 32 bytes: the first in the low halves.
+#[inline(always)]
+fn pack(block: &Quantized, out: &mut [u8; BYTES]) {
+    let [d0, d1, m0, m1, rest @ ..] = out;
+    [*d0, *d1] = block.d;
+    [*m0, *m1] = block.dmin;
+    let (scales, codes) = rest.split_at_mut(12);
+    scales.copy_from_slice(&block.scales);
+    let pairs = block.codes.as_chunks::<2>().0;
+    for ([low, high], out) in pairs.iter().zip(codes.as_chunks_mut::<32>().0) {
+        for l in 0..32 {
+            out[l] = low[l] | high[l] << 4;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        decode_block(block, out);
+    }
+}
+
+#[inline(always)]
+fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+    let [d0, d1, m0, m1, rest @ ..] = block;
+    let (scales, codes) = rest.split_at(12);
+    let Some(scales) = scales.first_chunk() else {
+        return;
+    };
+    let steps = Steps::new([*d0, *d1], [*m0, *m1], scales);
+    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (step, min) = (steps.step[j], steps.min[j]);
+        let codes = &codes[32 * (j / 2)..][..32];
+        let shift = 4 * (j % 2);
+        for (out, code) in out.iter_mut().zip(codes) {
+            *out = step * f32::from(code >> shift & 0x0f) - min;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut block = [0; BYTES];
+        (block[1], block[3]) = (0x3c, 0x3c); // d = dmin = 1
+        (block[4], block[8], block[5]) = (2, 3, 1);
+        block[16] = 0x5a;
+        let mut out = [0.0; WEIGHTS];
+        decode(&block, &mut out);
+        assert_eq!((out[0], out[1], out[32], out[64]), (17.0, -3.0, 5.0, 0.0));
+    }
+
+    #[test]
+    fn a_grid_of_sixteen_values_comes_back() {
+        let row: Vec<f32> = (0..2 * WEIGHTS)
+            .map(|i| (i * 7 % 16) as f32 - 4.0)
+            .collect();
+        for importance in [None, Some(vec![1.0; row.len()])] {
+            let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
+            encode(&row, importance.as_deref(), &mut out);
+            decode(&out, &mut back);
+            assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.02));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Q5_0 and Q5_1: blocks of 32 weights with five-bit codes, the fifth bits in a
+//! word of their own.
+//!
+//! Q5_0: weight = scale × (code − 16). Q5_1: weight = scale × code + minimum.
+
+use super::float::{f16_bytes, get_f16};
+use super::lanes::LANES;
+use super::q4::WEIGHTED_GRID;
+use super::scale_search::{fit_affine, fit_symmetric};
+use super::small_blocks::{
+    Codes, WEIGHTS, groups, mean_square, pack_fifth_bits, pack_nibbles, quantize_affine,
+    quantize_symmetric, unpack_five_bits, weighted_group,
+};
+
+/// Bytes in a Q5_0 block: scale, fifth bits, then two low halves a byte.
+pub(super) const Q5_0_BYTES: usize = 22;
+/// Bytes in a Q5_1 block: scale, minimum, fifth bits, then two low halves a
+/// byte.
+pub(super) const Q5_1_BYTES: usize = 24;
+
+/// Added to Q5_0 codes.
+const HALF: u8 = 16;
+const MAX_CODE: u8 = 31;
+
+#[inline(always)]
+pub(super) fn encode_q5_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let out = out.as_chunks_mut::<Q5_0_BYTES>().0;
+    let Some(importance) = importance else {
+        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
+            let (scale, codes) = quantize_symmetric(x, HALF);
+            pack_q5_0(scale, &codes, out);
+        }
+        return;
+    };
+    let spread = mean_square(row);
+    let groups = groups(row)
+        .zip(groups(importance))
+        .zip(out.chunks_mut(LANES));
+    for ((x, importance), out) in groups {
+        let (lanes, weight) = weighted_group(x, importance, spread);
+        let fit = fit_symmetric(&lanes, &weight, f32::from(HALF));
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            pack_q5_0(fit.scale[k], &fit.codes(k, x, i32::from(HALF)), out);
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_q5_0(scale: f32, codes: &Codes, out: &mut [u8; Q5_0_BYTES]) {
+    let [d0, d1, h0, h1, h2, h3, packed @ ..] = out;
+    [*d0, *d1] = f16_bytes(scale);
+    [*h0, *h1, *h2, *h3] = pack_fifth_bits(codes);
+    *packed = pack_nibbles(codes);
+}
+
+#[inline(always)]
+pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q5_0_BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        let [d0, d1, h0, h1, h2, h3, packed @ ..] = block;
+        let scale = get_f16([*d0, *d1]);
+        let codes = unpack_five_bits(packed, [*h0, *h1, *h2, *h3]);
+        for (out, code) in out.iter_mut().zip(codes) {
+            *out = f32::from(code as i8 - HALF as i8) * scale;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode_q5_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let out = out.as_chunks_mut::<Q5_1_BYTES>().0;
+    let Some(importance) = importance else {
+        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
+            let (scale, low, codes) = quantize_affine(x, MAX_CODE);
+            pack_q5_1(scale, low, &codes, out);
+        }
+        return;
+    };
+    let max_code = f32::from(MAX_CODE);
+    let spread = mean_square(row);
+    let groups = groups(row)
+        .zip(groups(importance))
+        .zip(out.chunks_mut(LANES));
+    for ((x, importance), out) in groups {
+        let (lanes, weight) = weighted_group(x, importance, spread);
+        let fit = fit_affine::<WEIGHTS, false>(&lanes, &weight, max_code, WEIGHTED_GRID);
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            let codes = fit.codes(k, x, i32::from(MAX_CODE));
+            pack_q5_1(fit.scale[k], -fit.min[k], &codes, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_q5_1(scale: f32, low: f32, codes: &Codes, out: &mut [u8; Q5_1_BYTES]) {
+    let [d0, d1, m0, m1, h0, h1, h2, h3, packed @ ..] = out;
+    [*d0, *d1] = f16_bytes(scale);
+    [*m0, *m1] = f16_bytes(low);
+    [*h0, *h1, *h2, *h3] = pack_fifth_bits(codes);
+    *packed = pack_nibbles(codes);
+}
+
+#[inline(always)]
+pub(super) fn decode_q5_1(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q5_1_BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        let [d0, d1, m0, m1, h0, h1, h2, h3, packed @ ..] = block;
+        let (scale, low) = (get_f16([*d0, *d1]), get_f16([*m0, *m1]));
+        let codes = unpack_five_bits(packed, [*h0, *h1, *h2, *h3]);
+        for (out, code) in out.iter_mut().zip(codes) {
+            *out = f32::from(code) * scale + low;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q5_0_holds_integers_from_minus_16_to_15() {
+        let x: [f32; WEIGHTS] = std::array::from_fn(|i| i as f32 - 16.0);
+        let mut out = [0; Q5_0_BYTES];
+        encode_q5_0(&x, None, &mut out);
+        assert_eq!(out[..7], [0x00, 0x3c, 0, 0, 0xff, 0xff, 0x00]);
+        let mut back = [0.0; WEIGHTS];
+        decode_q5_0(&out, &mut back);
+        assert_eq!(back, x);
+    }
+
+    #[test]
+    fn q5_1_holds_an_offset_grid() {
+        let x: [f32; WEIGHTS] = std::array::from_fn(|i| i as f32 * 0.25 - 2.0);
+        for importance in [None, Some([1.0; WEIGHTS])] {
+            let mut out = [0; Q5_1_BYTES];
+            encode_q5_1(&x, importance.as_ref().map(|i| &i[..]), &mut out);
+            let mut back = [0.0; WEIGHTS];
+            decode_q5_1(&out, &mut back);
+            assert!(x.iter().zip(back).all(|(a, b)| (a - b).abs() <= 2e-3));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Q6_K: super-blocks of 256 weights, six-bit codes, an eight-bit scale for
+//! each 16 weights.
+//!
+//! Weight = d × scale × (code − 32).
+
+use super::float::{f16_bytes, get_f16};
+use super::lanes::{LANES, Lanes, map, map_array, round_wrapping, transpose};
+use super::scale_search::{NEGLIGIBLE, SymmetricFit, fit_symmetric};
+use super::super_block::{By16, WEIGHTS, by_16, symmetric_codes};
+
+/// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
+pub(super) const BYTES: usize = 210;
+
+/// Codes are stored with this added.
+const HALF: i32 = 32;
+
+#[inline(always)]
+pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let blocks = by_16(row).iter().zip(out.as_chunks_mut::<BYTES>().0);
+    let Some(importance) = importance else {
+        for (x, out) in blocks {
+            encode_block(x, None, out);
+        }
+        return;
+    };
+    for ((x, out), importance) in blocks.zip(by_16(importance)) {
+        encode_block(x, Some(importance), out);
+    }
+}
+
+#[inline(always)]
+fn encode_block(x: &By16, importance: Option<&By16>, out: &mut [u8; BYTES]) {
+    let mut fits = [SymmetricFit::NONE; 2];
+    for (g, fit) in fits.iter_mut().enumerate() {
+        let lanes = transpose(&x[g]);
+        let weight = match importance {
+            Some(importance) => transpose(&importance[g]),
+            None => squares(&lanes),
+        };
+        *fit = fit_symmetric(&lanes, &weight, HALF as f32);
+    }
+    let (mut peak, mut magnitude) = (0.0, 0.0);
+    for &scale in [fits[0].scale, fits[1].scale].as_flattened() {
+        if scale.abs() > magnitude {
+            (peak, magnitude) = (scale, scale.abs());
+        }
+    }
+    if magnitude < NEGLIGIBLE {
+        out.fill(0);
+        return;
+    }
+
+    let rate = -128.0 / peak;
+    let d = f16_bytes(1.0 / rate);
+    let mut scales = [[0; LANES]; 2];
+    let mut codes = [[[0; 16]; LANES]; 2];
+    for g in 0..2 {
+        scales[g] = map_array(&fits[g].scale, |s| round_wrapping(rate * s).min(127) as i8);
+        codes[g] = codes_of(&x[g], &fits[g], get_f16(d), &scales[g]);
+    }
+    pack(
+        codes.as_flattened().as_flattened(),
+        scales.as_flattened(),
+        d,
+        out,
+    );
+}
+
+#[inline(always)]
+fn squares<const S: usize>(x: &[Lanes; S]) -> [Lanes; S] {
+    let mut out = [[0.0; LANES]; S];
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = map(|k| x[k] * x[k]);
+    }
+    out
+}
+
+/// Codes for the scales as stored; those of the search where a scale is zero.
+#[inline(always)]
+fn codes_of(
+    x: &[[f32; 16]; LANES],
+    fit: &SymmetricFit,
+    d: f32,
+    scales: &[i8; LANES],
+) -> [[u8; 16]; LANES] {
+    let mut codes = [[0; 16]; LANES];
+    for (k, codes) in codes.iter_mut().enumerate() {
+        let step = d * f32::from(scales[k]);
+        *codes = if step == 0.0 {
+            fit.codes(k, &x[k], HALF)
+        } else {
+            symmetric_codes(&x[k], step, HALF)
+        };
+    }
+    codes
+}
+
+/// Each half of the super-block: two codes 64 apart share a byte of low
+/// halves, four codes 32 apart a byte of top bits.
+#[inline(always)]
+fn pack(codes: &[u8], scales: &[i8], d: [u8; 2], out: &mut [u8; BYTES]) {
+    let (low, rest) = out.split_at_mut(128);
+    let (top, rest) = rest.split_at_mut(64);
+    let (scale_bytes, d_bytes) = rest.split_at_mut(16);
+    let low = low.as_chunks_mut::<64>().0.iter_mut();
+    let top = top.as_chunks_mut::<32>().0.iter_mut();
+    for ((codes, low), top) in codes.as_chunks::<128>().0.iter().zip(low).zip(top) {
+        for l in 0..64 {
+            low[l] = (codes[l] & 0x0f) | codes[l + 64] << 4;
+        }
+        for l in 0..32 {
+            top[l] = codes[l] >> 4
+                | (codes[l + 32] >> 4) << 2
+                | (codes[l + 64] >> 4) << 4
+                | (codes[l + 96] >> 4) << 6;
+        }
+    }
+    for (byte, &scale) in scale_bytes.iter_mut().zip(scales) {
+        *byte = scale as u8;
+    }
+    d_bytes.copy_from_slice(&d);
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        decode_block(block, out);
+    }
+}
+
+#[inline(always)]
+fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+    let (low, rest) = block.split_at(128);
+    let (top, rest) = rest.split_at(64);
+    let (scales, d) = rest.split_at(16);
+    let d = get_f16([d[0], d[1]]);
+    for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let step = d * f32::from(scales[n] as i8);
+        // Sub-block n is number n % 8 of its half, 16 of a quarter's 32 weights.
+        let (half, quarter, odd) = (n / 8, n % 8 / 2, n % 2);
+        let low = &low[64 * half + 32 * (quarter % 2) + 16 * odd..][..16];
+        let top = &top[32 * half + 16 * odd..][..16];
+        let (low_shift, top_shift) = (4 * (quarter / 2), 2 * quarter);
+        for ((out, low), top) in out.iter_mut().zip(low).zip(top) {
+            let code = (low >> low_shift & 0x0f) | (top >> top_shift & 3) << 4;
+            *out = step * f32::from(code as i8 - HALF as i8);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut block = [0; BYTES];
+        block[209] = 0x3c; // d = 1
+        (block[192], block[194], block[196], block[198]) = (1, 2, 3, -1_i8 as u8);
+        (block[0], block[32], block[128]) = (0x21, 0x43, 0b11_10_01_00);
+        let mut out = [0.0; WEIGHTS];
+        decode(&block, &mut out);
+        let seen = (out[0], out[32], out[64], out[96], out[128]);
+        assert_eq!(seen, (-31.0, -26.0, 6.0, -20.0, 0.0));
+    }
+
+    #[test]
+    fn a_grid_of_64_values_comes_back() {
+        let row: Vec<f32> = (0..2 * WEIGHTS)
+            .map(|i| (i * 27 % 64) as f32 - 32.0)
+            .collect();
+        for importance in [None, Some(vec![1.0; row.len()])] {
+            let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
+            encode(&row, importance.as_deref(), &mut out);
+            decode(&out, &mut back);
+            // Sub-blocks of 16 see a quarter of the values each and choose
+            // steps of their own, which eight bits hold only roughly.
+            assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() <= 0.5));
+        }
+    }
+
+    #[test]
+    fn negligible_super_blocks_are_zero() {
+        let mut out = [0xaa; BYTES];
+        encode(&[1e-17; WEIGHTS], None, &mut out);
+        assert_eq!(out, [0; BYTES]);
+    }
+}

@@ -1,0 +1,216 @@
+//! A planned GGUF file: encodes its tensors and verifies the result.
+
+use std::sync::Arc;
+
+use llm_quantize_plugin_api::{
+    ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, TensorView,
+};
+
+use super::verify;
+use crate::blocks::{BlockType, CpuLevel, encode_row_on};
+use crate::families::{Transform, permuted_row};
+
+/// How a unit's rows become bytes.
+pub struct Encoding {
+    /// Name of the tensor, for errors.
+    pub name: String,
+    /// What is written.
+    pub action: Action,
+    /// What happens to the order of the rows.
+    pub transform: Transform,
+}
+
+/// What is written for a row.
+pub enum Action {
+    /// The source's bytes.
+    Copy,
+    /// Numbers, encoded.
+    Encode {
+        /// The type.
+        ty: BlockType,
+        /// Importance of the columns, one vector for each `rows_each` rows.
+        importance: Option<Importance>,
+    },
+}
+
+/// The importance matrix's part for one tensor.
+pub struct Importance {
+    /// The weights of all experts' columns, one vector after the other.
+    pub weights: Arc<Vec<f32>>,
+    /// Rows of an expert; all rows of the tensor if there are no experts.
+    pub rows_each: u64,
+}
+
+/// The job.
+pub struct GgufJob {
+    pub(crate) host: Host,
+    pub(crate) plan: Plan,
+    pub(crate) blobs: Vec<Vec<u8>>,
+    /// One for each unit of the plan.
+    pub(crate) encodings: Vec<Encoding>,
+}
+
+impl Job for GgufJob {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn blob(&self, index: usize) -> &[u8] {
+        self.blobs.get(index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn encode(&self, call: EncodeCall<'_>) -> Result<EncodeReport> {
+        let encoding = self
+            .encodings
+            .get(call.unit)
+            .ok_or_else(|| Error::internal(format!("there is no unit {}", call.unit)))?;
+        let ([input], [output]) = (call.inputs, call.outputs) else {
+            return Err(Error::internal("a unit has one input and one output"));
+        };
+        let cpu = CpuLevel::at_most(self.host.cpu_level());
+        encoding.encode(cpu, input, call.rows.start, output)?;
+        Ok(EncodeReport::default())
+    }
+
+    fn verify(&self, files: &[FileView<'_>]) -> Result<()> {
+        verify::verify(&self.host, &self.plan, &self.blobs, files)
+    }
+}
+
+impl Encoding {
+    /// Encodes the rows of a view that starts at row `first` of the tensor.
+    fn encode(
+        &self,
+        cpu: CpuLevel,
+        input: &TensorView<'_>,
+        first: u64,
+        output: &mut [u8],
+    ) -> Result<()> {
+        let order = RowOrder::new(self.transform, input)?;
+        match &self.action {
+            Action::Copy => order.copy(input, output),
+            Action::Encode { ty, importance } => {
+                let mut row = vec![0.0; input.cols()];
+                let mut swapped = Vec::new();
+                let row_len = ty
+                    .row_bytes(input.cols())
+                    .filter(|len| len.checked_mul(input.rows()) == Some(output.len()))
+                    .ok_or_else(|| {
+                        Error::internal("the output has another length than the rows")
+                    })?;
+                for (index, out) in output.chunks_exact_mut(row_len).enumerate() {
+                    input.row_to_f32(order.source_row(index), &mut row)?;
+                    order.swap_elements(&mut row, &mut swapped);
+                    let weights = importance
+                        .as_ref()
+                        .map(|importance| importance.of_row(first + index as u64, row.len()))
+                        .transpose()?;
+                    encode_row_on(cpu, *ty, &row, weights, out).map_err(|error| {
+                        let number = first + order.source_row(index) as u64;
+                        Error::corrupt(format!("tensor \"{}\", row {number}: {error}", self.name))
+                    })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Importance {
+    fn of_row(&self, row: u64, cols: usize) -> Result<&[f32]> {
+        let expert = usize::try_from(row / self.rows_each.max(1)).unwrap_or(usize::MAX);
+        let start = expert.checked_mul(cols);
+        start
+            .and_then(|start| self.weights.get(start..start.checked_add(cols)?))
+            .ok_or_else(|| Error::internal("the importance matrix has too few experts"))
+    }
+}
+
+/// Which source row each output row is, within a view of whole heads.
+struct RowOrder {
+    /// Rows of a head; 1 keeps the order.
+    head_rows: usize,
+    /// The rows are the elements of a vector (a bias).
+    elements: bool,
+}
+
+impl RowOrder {
+    fn new(transform: Transform, input: &TensorView<'_>) -> Result<Self> {
+        let Transform::PermuteRows { head_rows, .. } = transform else {
+            return Ok(Self {
+                head_rows: 1,
+                elements: false,
+            });
+        };
+        let elements = input.rows() == 1;
+        let count = if elements { input.cols() } else { input.rows() };
+        let head_rows = usize::try_from(head_rows).unwrap_or(0);
+        if head_rows == 0 || count % head_rows != 0 {
+            return Err(Error::internal(format!(
+                "{count} rows are no whole heads of {head_rows}"
+            )));
+        }
+        Ok(Self {
+            head_rows,
+            elements,
+        })
+    }
+
+    fn source(&self, index: usize) -> usize {
+        let head = index - index % self.head_rows;
+        match self.head_rows {
+            1 => index,
+            rows => head + permuted_row(rows, index % rows),
+        }
+    }
+
+    fn source_row(&self, row: usize) -> usize {
+        match self.elements {
+            true => row,
+            false => self.source(row),
+        }
+    }
+
+    fn swap_elements(&self, row: &mut [f32], scratch: &mut Vec<f32>) {
+        if !self.elements {
+            return;
+        }
+        scratch.clear();
+        scratch.extend_from_slice(row);
+        for (index, element) in row.iter_mut().enumerate() {
+            *element = scratch[self.source(index)];
+        }
+    }
+
+    /// Copies stored bytes, row by row or, for a vector, element by element.
+    fn copy(&self, input: &TensorView<'_>, output: &mut [u8]) -> Result<()> {
+        if output.len() != input.bytes().len() {
+            return Err(Error::internal(
+                "the output has another length than the input",
+            ));
+        }
+        if self.head_rows == 1 {
+            output.copy_from_slice(input.bytes());
+            return Ok(());
+        }
+        let piece = match self.elements {
+            true => input.element().bytes(),
+            false => input.cols() * input.element().bytes(),
+        };
+        for (index, out) in output.chunks_exact_mut(piece.max(1)).enumerate() {
+            let start = self.source(index) * piece;
+            out.copy_from_slice(&input.bytes()[start..start + piece]);
+        }
+        Ok(())
+    }
+}
+
+/// Whether stored numbers of this kind are the bytes of that type.
+pub fn is_stored_as(element: ElementType, ty: BlockType) -> bool {
+    matches!(
+        (element, ty),
+        (ElementType::F32, BlockType::F32)
+            | (ElementType::F16, BlockType::F16)
+            | (ElementType::BF16, BlockType::BF16)
+    )
+}

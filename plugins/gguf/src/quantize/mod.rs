@@ -1,0 +1,106 @@
+//! Writing GGUF: from a model and a request to a plan and its encoder.
+//!
+//! A source, Hugging Face ([`from_hf`]) or GGUF ([`from_gguf`]), becomes a [`draft`]: a
+//! GGUF file before its types are chosen. The [`planner`] chooses them and lays out the
+//! files; the [`job`] encodes; [`verify`] reads back.
+
+mod draft;
+mod from_gguf;
+mod from_hf;
+mod importance;
+mod job;
+mod planner;
+mod request;
+mod verify;
+
+use llm_quantize_plugin_api::{
+    FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer, Result,
+};
+
+use crate::levels::{LEVELS, Level};
+use importance::ImportanceMatrix;
+use request::Wishes;
+
+/// Name of the format on the command line.
+pub const FORMAT: &str = "gguf";
+/// The attachment that weighs errors.
+const IMATRIX: &str = "imatrix";
+
+/// Writes GGUF files.
+pub struct GgufQuantizer {
+    host: Host,
+}
+
+impl GgufQuantizer {
+    /// A quantizer on a host.
+    pub fn new(host: Host) -> Self {
+        Self { host }
+    }
+}
+
+impl Quantizer for GgufQuantizer {
+    fn formats(&self) -> Vec<FormatDescription> {
+        vec![description()]
+    }
+
+    fn plan(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
+        let level = level(&request.level)?;
+        let matrix = inputs
+            .attachment(IMATRIX)
+            .map(|file| ImportanceMatrix::read(&file))
+            .transpose()?;
+        let wishes = Wishes::from_request(request, matrix.is_some())?;
+        let model = inputs.model();
+        let draft = match model.format == FORMAT {
+            true => from_gguf::draft(inputs)?,
+            false => from_hf::draft(inputs)?,
+        };
+        let stem = output_stem(request, &model.name, level);
+        let job = planner::plan(
+            self.host.clone(),
+            draft,
+            level,
+            &wishes,
+            matrix.as_ref(),
+            model,
+            &stem,
+        )?;
+        Ok(Box::new(job))
+    }
+}
+
+fn description() -> FormatDescription {
+    FormatDescription {
+        name: FORMAT.into(),
+        description: "llama.cpp's format: llama.cpp, Ollama, LM Studio, …".into(),
+        levels: LEVELS.iter().map(level_info).collect(),
+        options: request::options(),
+        group_sizes: Vec::new(),
+        attachments: vec![IMATRIX.into()],
+    }
+}
+
+fn level_info(level: &Level) -> LevelInfo {
+    LevelInfo {
+        name: level.name.into(),
+        aliases: level.aliases.iter().map(|name| (*name).into()).collect(),
+        description: level.description.into(),
+        bits_per_weight: level.bits_per_weight.into(),
+    }
+}
+
+/// The level of this name or alias.
+fn level(name: &str) -> Result<&'static Level> {
+    let format = description();
+    let canonical = &format.require_level(name)?.name;
+    let level = LEVELS.iter().find(|level| level.name == canonical);
+    level.ok_or_else(|| llm_quantize_plugin_api::Error::internal("a level without a row"))
+}
+
+/// The file's name without `.gguf`: the user's, or `<model>-<level>`.
+fn output_stem(request: &PlanRequest, model: &str, level: &Level) -> String {
+    match &request.output_name {
+        Some(name) => name.strip_suffix(".gguf").unwrap_or(name).to_owned(),
+        None => format!("{model}-{}", level.name),
+    }
+}

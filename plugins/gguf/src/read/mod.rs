@@ -1,0 +1,206 @@
+//! Reading GGUF: as itself, or as a Hugging Face model.
+
+mod hf_view;
+mod rows;
+
+use std::ops::Range;
+
+use llm_quantize_plugin_api::{
+    Converter, Error, FileView, Host, ModelDescription, ModelView, Reader, Result, TensorInfo,
+};
+
+use crate::blocks::TypeLayout;
+use crate::container::{Gguf, MAGIC, Metadata};
+use crate::families::Transform;
+use crate::quantize::FORMAT;
+use crate::shards;
+use hf_view::SideFiles;
+
+/// Reads GGUF files.
+pub struct GgufConverter {
+    host: Host,
+}
+
+impl GgufConverter {
+    /// A converter on a host.
+    pub fn new(host: Host) -> Self {
+        Self { host }
+    }
+}
+
+impl Converter for GgufConverter {
+    fn detect(&self, files: &[FileView<'_>]) -> bool {
+        !files.is_empty() && files.iter().all(|file| file.bytes.starts_with(&MAGIC))
+    }
+
+    fn open(&self, files: &[FileView<'_>], view: ModelView) -> Result<Box<dyn Reader>> {
+        let stored = Stored::open(files)?;
+        let reader = match view {
+            ModelView::Native => native(stored, files),
+            ModelView::HuggingFace => hf_view::open(&self.host, stored, files)?,
+        };
+        Ok(Box::new(reader))
+    }
+}
+
+/// What the files hold.
+struct Stored {
+    metadata: Metadata,
+    tensors: Vec<StoredTensor>,
+}
+
+/// A tensor in the files.
+#[derive(Clone)]
+struct StoredTensor {
+    name: String,
+    /// In ggml's order: the row length first.
+    dims: Vec<u64>,
+    ty: TypeLayout,
+    file: usize,
+    range: Range<u64>,
+}
+
+impl Stored {
+    fn open(files: &[FileView<'_>]) -> Result<Self> {
+        if files.is_empty() {
+            return Err(Error::corrupt("there are no files"));
+        }
+        let parsed = files
+            .iter()
+            .map(|file| {
+                Gguf::parse(file.bytes)
+                    .map_err(|error| Error::corrupt(format!("\"{}\": {error}", file.name)))
+            })
+            .collect::<Result<Vec<Gguf>>>()?;
+        let named: Vec<(&str, &Gguf)> = files.iter().map(|file| file.name).zip(&parsed).collect();
+        let merged = shards::merge(&named).map_err(|error| Error::corrupt(error.to_string()))?;
+        let tensors = merged.tensors.into_iter().map(|tensor| StoredTensor {
+            name: tensor.name,
+            dims: tensor.dims,
+            ty: tensor.ty,
+            file: tensor.file,
+            range: tensor.range,
+        });
+        Ok(Self {
+            tensors: tensors.collect(),
+            metadata: merged.metadata,
+        })
+    }
+
+    /// A name for people: the file's, without what says that it is one of several.
+    fn name(files: &[FileView<'_>]) -> String {
+        let file = files.first().map_or("model", |file| file.name);
+        let parts = shards::ShardName::parse(file);
+        let name = parts.map_or(file, |parts| parts.prefix);
+        name.strip_suffix(".gguf").unwrap_or(name).to_owned()
+    }
+
+    /// What `info` shows beyond the usual.
+    fn facts(&self) -> Vec<(String, String)> {
+        let text = |key: &str| self.metadata.get::<&str>(key).ok().flatten();
+        let number = |key: &str| self.metadata.unsigned(key).ok().flatten();
+        let mut facts = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            facts.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        add("architecture", text("general.architecture").map(Into::into));
+        add("name", text("general.name").map(Into::into));
+        add("level", number("general.file_type").and_then(level_name));
+        add("tokenizer", text("tokenizer.ggml.model").map(Into::into));
+        add("pre-tokenizer", text("tokenizer.ggml.pre").map(Into::into));
+        add("imatrix", text("quantize.imatrix.file").map(Into::into));
+        facts
+    }
+}
+
+fn level_name(file_type: u64) -> Option<String> {
+    let level = crate::levels::LEVELS
+        .iter()
+        .find(|level| u64::from(level.file_type) == file_type);
+    level.map(|level| level.name.to_owned())
+}
+
+/// The files as they are.
+fn native(stored: Stored, files: &[FileView<'_>]) -> GgufReader {
+    let model = ModelDescription {
+        name: Stored::name(files),
+        format: FORMAT.into(),
+        config: serde_json::json!({}),
+        tensors: stored.tensors.iter().map(describe).collect(),
+        files: files.iter().map(|file| file.name.to_owned()).collect(),
+        facts: stored.facts(),
+    };
+    let places = stored.tensors.into_iter().map(|tensor| Place {
+        tensor,
+        transform: Transform::None,
+    });
+    GgufReader {
+        model,
+        places: places.collect(),
+        view: ModelView::Native,
+        side_files: None,
+    }
+}
+
+fn describe(tensor: &StoredTensor) -> TensorInfo {
+    TensorInfo {
+        name: tensor.name.clone(),
+        dtype: tensor.ty.name.into(),
+        shape: tensor.dims.iter().rev().copied().collect(),
+        bytes: tensor.range.end - tensor.range.start,
+    }
+}
+
+/// A tensor of the presented model and where its rows come from.
+struct Place {
+    tensor: StoredTensor,
+    transform: Transform,
+}
+
+/// An opened model.
+struct GgufReader {
+    model: ModelDescription,
+    places: Vec<Place>,
+    view: ModelView,
+    side_files: Option<SideFiles>,
+}
+
+impl GgufReader {
+    fn place(&self, tensor: usize) -> Result<&Place> {
+        self.places
+            .get(tensor)
+            .ok_or_else(|| Error::internal(format!("there is no tensor {tensor}")))
+    }
+}
+
+impl Reader for GgufReader {
+    fn model(&self) -> &ModelDescription {
+        &self.model
+    }
+
+    fn file(&self, files: &[FileView<'_>], name: &str) -> Result<Option<Vec<u8>>> {
+        match &self.side_files {
+            Some(side_files) => Ok(side_files.get(name)),
+            None => {
+                let found = files.iter().find(|file| file.name == name);
+                Ok(found.map(|file| file.bytes.to_vec()))
+            }
+        }
+    }
+
+    fn decode(
+        &self,
+        files: &[FileView<'_>],
+        tensor: usize,
+        rows: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let place = self.place(tensor)?;
+        rows::decode(files, &place.tensor, place.transform, rows, out)
+    }
+
+    fn stored(&self, tensor: usize) -> Option<(usize, Range<u64>)> {
+        let place = self.places.get(tensor)?;
+        (self.view == ModelView::Native).then(|| (place.tensor.file, place.tensor.range.clone()))
+    }
+}

@@ -1,0 +1,15 @@
+//! What the user sees: results on stdout, everything else on stderr.
+
+mod format;
+mod progress;
+mod report;
+mod stdout;
+mod table;
+mod ui;
+
+pub use format::{bytes, count, duration, printable, shape};
+pub use progress::Bar;
+pub use report::{ErrorReport, QuantizeMetadata, QuantizeReport};
+pub use stdout::{emit, emit_bytes, emit_error, emit_json};
+pub use table::{Align, Table};
+pub use ui::Ui;

@@ -1,0 +1,246 @@
+//! The progress of a job: a bar on a terminal, else a line for each layer.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::{Ui, bytes, duration};
+use crate::cli::args::Verbosity;
+use crate::job::JobProgress;
+use crate::system;
+
+/// How often the figures change on a terminal.
+const TICK: Duration = Duration::from_millis(200);
+/// Before this an estimate is a guess.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Shows how far a job is.
+#[derive(Debug)]
+pub struct Bar {
+    ui: Arc<Ui>,
+    label: &'static str,
+    running: OnceLock<(Arc<Figures>, Option<ProgressBar>)>,
+}
+
+/// What the figures are made of.
+#[derive(Debug)]
+struct Figures {
+    start: Instant,
+    bytes: u64,
+    bytes_done: AtomicU64,
+    layers: u64,
+    layers_done: AtomicU64,
+}
+
+impl Bar {
+    /// A bar that appears when the job begins; `label` is a verb such as
+    /// `Quantizing`.
+    pub fn new(ui: Arc<Ui>, label: &'static str) -> Self {
+        Self {
+            ui,
+            label,
+            running: OnceLock::new(),
+        }
+    }
+
+    fn show(&self, figures: &Arc<Figures>) -> Option<ProgressBar> {
+        if !self.ui.is_terminal() || !self.ui.shows(Verbosity::Normal) {
+            return None;
+        }
+        // All of it before the first tick, which is the first time that it is drawn.
+        let target = ProgressDrawTarget::stderr();
+        let bar = ProgressBar::with_draw_target(Some(figures.bytes.max(1)), target)
+            .with_prefix(self.label)
+            .with_style(style(self.ui.colours(), Arc::clone(figures)));
+        bar.enable_steady_tick(TICK);
+        self.ui.set_bar(Some(bar.clone()));
+        Some(bar)
+    }
+}
+
+impl JobProgress for Bar {
+    fn begin(&self, layers: usize, bytes: u64) {
+        let figures = Arc::new(Figures {
+            start: Instant::now(),
+            bytes,
+            bytes_done: AtomicU64::new(0),
+            layers: layers as u64,
+            layers_done: AtomicU64::new(0),
+        });
+        self.running.get_or_init(|| {
+            let bar = self.show(&figures);
+            (figures, bar)
+        });
+    }
+
+    fn bytes(&self, done: u64) {
+        if let Some((figures, bar)) = self.running.get() {
+            figures.bytes_done.fetch_add(done, Relaxed);
+            if let Some(bar) = bar {
+                bar.inc(done);
+            }
+        }
+    }
+
+    fn layer(&self, done: usize, _total: usize) {
+        let Some((figures, bar)) = self.running.get() else {
+            return;
+        };
+        figures.layers_done.fetch_max(done as u64, Relaxed);
+        if bar.is_none() {
+            let line = figures.line(self.label, figures.start.elapsed(), system::rss());
+            self.ui.raw(Verbosity::Normal, &line);
+        }
+    }
+
+    fn end(&self) {
+        if self.clear()
+            && let Some((figures, _)) = self.running.get()
+        {
+            // What the bar said at last stays, as a line.
+            let line = figures.line(self.label, figures.start.elapsed(), system::rss());
+            self.ui.raw(Verbosity::Normal, &line);
+        }
+    }
+}
+
+impl Drop for Bar {
+    /// A job that fails does not reach its end; its bar must not stay.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Bar {
+    /// Takes the bar off the screen; whether it was there.
+    fn clear(&self) -> bool {
+        let Some((_, Some(bar))) = self.running.get() else {
+            return false;
+        };
+        if bar.is_finished() {
+            return false;
+        }
+        self.ui.set_bar(None);
+        bar.finish_and_clear();
+        true
+    }
+}
+
+impl Figures {
+    /// Hundredths of the bytes that are done.
+    fn percent(&self) -> u64 {
+        let done = u128::from(self.bytes_done.load(Relaxed).min(self.bytes));
+        match self.bytes {
+            0 => 100,
+            all => u64::try_from(done * 100 / u128::from(all)).unwrap_or(100),
+        }
+    }
+
+    /// Without a bar: `Quantizing  53% 17/32 layers · …`.
+    fn line(&self, label: &str, elapsed: Duration, memory: Option<u64>) -> String {
+        let details = self.details(elapsed, memory);
+        format!("{label} {:>3}% {details}", self.percent())
+    }
+
+    /// `17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB`.
+    fn details(&self, elapsed: Duration, memory: Option<u64>) -> String {
+        let done = self.bytes_done.load(Relaxed);
+        let layers = self.layers_done.load(Relaxed);
+        let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
+        let mut text = match self.layers {
+            0 => String::new(),
+            all => format!("{layers}/{all} layers · "),
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "{}/s · {} elapsed",
+            bytes(rate as u64),
+            duration(elapsed)
+        );
+        if elapsed >= SETTLED && rate > 0.0 {
+            let left = self.bytes.saturating_sub(done) as f64 / rate;
+            let left = duration(Duration::from_secs_f64(left.min(1e9)));
+            let _ = write!(text, " · {left} left");
+        }
+        if let Some(memory) = memory {
+            let _ = write!(text, " · {}", bytes(memory));
+        }
+        text
+    }
+}
+
+fn style(colours: bool, figures: Arc<Figures>) -> ProgressStyle {
+    // Without colours what is left must look different from what is done.
+    let (template, cells) = match colours {
+        true => (
+            "{prefix} {bar:20.green/black.bright} {percent:>3}% {details}",
+            "━━",
+        ),
+        false => ("{prefix} {bar:20} {percent:>3}% {details}", "━─"),
+    };
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars(cells)
+        .with_key(
+            "details",
+            move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let details = figures.details(figures.start.elapsed(), system::rss());
+                let _ = out.write_str(&details);
+            },
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::InMemoryTerm;
+
+    fn figures(bytes: u64, done: u64) -> Arc<Figures> {
+        Arc::new(Figures {
+            start: Instant::now(),
+            bytes,
+            bytes_done: AtomicU64::new(done),
+            layers: 32,
+            layers_done: AtomicU64::new(17),
+        })
+    }
+
+    #[test]
+    fn a_line_has_all_figures() {
+        let line = figures(28_600_000_000, 15_200_000_000).line(
+            "Quantizing",
+            Duration::from_secs(8),
+            Some(612_000_000),
+        );
+        assert_eq!(
+            line,
+            "Quantizing  53% 17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB"
+        );
+    }
+
+    #[test]
+    fn no_estimate_without_a_basis() {
+        let line = figures(100, 0).line("Quantizing", Duration::from_secs(5), None);
+        assert_eq!(line, "Quantizing   0% 17/32 layers · 0 B/s · 0:05 elapsed");
+        assert_eq!(figures(0, 0).percent(), 100);
+    }
+
+    #[test]
+    fn the_bar_looks_as_documented() {
+        let screen = InMemoryTerm::new(5, 120);
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let bar = ProgressBar::with_draw_target(Some(100), target);
+        bar.set_prefix("Quantizing");
+        bar.set_style(style(false, figures(100, 53)));
+        bar.set_position(53);
+        bar.tick();
+        let shown = screen.contents();
+        let start = "Quantizing ━━━━━━━━━━──────────  53% 17/32 layers · ";
+        assert!(shown.starts_with(start), "{shown}");
+    }
+}

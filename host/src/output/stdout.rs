@@ -1,0 +1,54 @@
+//! Results: they go to stdout, and a reader that has seen enough is no error.
+
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+use super::report::ErrorReport;
+use super::ui::Ui;
+use crate::cli::args::OutputFormat;
+use crate::error::{Error, Result};
+
+/// Writes text to stdout.
+///
+/// # Errors
+/// If stdout cannot be written; a closed pipe (`… | head`) is a success.
+pub fn emit(text: &str) -> Result<()> {
+    emit_bytes(text.as_bytes())
+}
+
+/// Writes bytes to stdout.
+///
+/// # Errors
+/// As [`emit`].
+pub fn emit_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::other(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a document on one line.
+///
+/// # Errors
+/// As [`emit`].
+pub fn emit_json(document: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string(document)
+        .map_err(|error| Error::other(format!("cannot write the result as JSON: {error}")))?;
+    text.push('\n');
+    emit(&text)
+}
+
+/// Tells of a failure on stderr, and with JSON on stdout too.
+pub fn emit_error(ui: &Ui, format: OutputFormat, error: &Error) {
+    ui.error(&error.message);
+    ui.hint(error.advice());
+    if format == OutputFormat::Json
+        && let Err(failed) = emit_json(&ErrorReport::new(error))
+    {
+        ui.error(&failed.message);
+    }
+}

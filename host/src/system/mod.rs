@@ -1,0 +1,53 @@
+//! What the machine has to offer: cores, memory, disk; and what this process uses.
+
+mod memory;
+
+use std::path::Path;
+
+pub use memory::{available_memory, peak_rss, rss};
+
+/// The budget when none is given: so much of what is free.
+const DEFAULT_SHARE_PERCENT: u64 = 80;
+/// The budget where the system does not say what is free.
+const DEFAULT_BUDGET: u64 = 4 << 30;
+
+/// Cores that the process may use: affinity and cgroup quota count.
+pub fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The memory budget: what was asked for, else 80 % of what is free.
+pub fn memory_budget(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| {
+        available_memory().map_or(DEFAULT_BUDGET, |free| free / 100 * DEFAULT_SHARE_PERCENT)
+    })
+}
+
+/// Free bytes for this user on the disk of a path; the path itself need not exist
+/// yet. `None` if the system does not say.
+pub fn free_disk(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let existing = absolute.ancestors().find(|folder| folder.exists())?;
+    let disk = rustix::fs::statvfs(existing).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_of_a_path_that_does_not_exist_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = free_disk(folder.path()).unwrap();
+        assert!(here > 0);
+        assert!(free_disk(&folder.path().join("a/b/c")).is_some());
+    }
+
+    #[test]
+    fn the_budget_is_what_was_asked_for_or_less_than_what_is_free() {
+        assert_eq!(memory_budget(Some(7)), 7);
+        assert!(memory_budget(None) > 0);
+        assert!(available_cores() >= 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! Files mapped into memory, read only. The only unsafe code of the sources.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, UncheckedAdvice};
+
+use crate::error::{Error, Result};
+
+/// A regular file, mapped; nothing is read until it is looked at.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    name: String,
+    /// `None` for an empty file, which cannot be mapped everywhere.
+    map: Option<Mmap>,
+}
+
+impl MappedFile {
+    /// Maps a file under its own name.
+    ///
+    /// # Errors
+    /// If it is no regular file (a pipe would block for ever) or cannot be mapped.
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default();
+        Self::open_as(path, name.to_string_lossy().into_owned())
+    }
+
+    /// Maps a file under another name, e.g. one that is relative to a folder.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_as(path: &Path, name: String) -> Result<Self> {
+        let read = |error| Error::io("read", path, error);
+        if !std::fs::metadata(path).map_err(read)?.is_file() {
+            return Err(Error::validation(format!(
+                "{} is not a regular file",
+                path.display()
+            )));
+        }
+        let file = File::open(path).map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        let map = match length {
+            0 => None,
+            // SAFETY: the mapping is read only and is only ever given out as plain
+            // bytes, for which every content is valid; whatever is parsed from them
+            // is checked or copied first. Another process that writes to the file
+            // during a run spoils the numbers, and one that shortens it stops the
+            // program with a bus error: the same as with every program that maps.
+            _ => Some(unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            name,
+            map,
+        })
+    }
+
+    /// The name that it was opened under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole content.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+
+    /// Takes the pages of a range out of the process's memory. They stay in the
+    /// page cache, and looking at them again brings them back.
+    ///
+    /// A range outside the file, or a system that cannot do it, changes nothing:
+    /// this is advice.
+    pub fn release(&self, range: Range<u64>) {
+        let Some(map) = &self.map else { return };
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
+        else {
+            return;
+        };
+        if start >= end || end > map.len() {
+            return;
+        }
+        // SAFETY: the mapping is shared, read only and backed by the file, so the
+        // dropped pages come back with the same content; no borrow can observe it.
+        let advised =
+            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        // Advice that is not taken only costs memory.
+        drop(advised);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_come_back_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert_eq!(file.bytes(), content);
+        file.release(5000..90_000);
+        file.release(0..u64::MAX);
+        assert_eq!(file.bytes(), content);
+        assert_eq!(file.name(), "data");
+    }
+
+    #[test]
+    fn empty_files_and_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty");
+        std::fs::write(&path, b"").unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert!(file.is_empty());
+        file.release(0..1);
+        assert!(MappedFile::open(folder.path()).is_err());
+        assert!(MappedFile::open(&folder.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! Conversions that the host does itself.
+
+pub mod hf;

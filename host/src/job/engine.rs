@@ -1,0 +1,246 @@
+//! Encodes a plan's pieces on all threads, straight into the mapped output.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use llm_quantize_plugin_api::{ElementType, EncodeCall, Job, Plan, TensorView, Unit};
+
+use super::output_map::{self, OutputMap};
+use super::pieces::{Piece, cut};
+use super::progress::{JobProgress, LayerCounter};
+use super::staging::span_range;
+use super::tensor_source::TensorSource;
+use super::threads::{CancelFlag, Threads};
+use crate::error::{Error, ExitCode, PluginResult, Result};
+
+/// Sums of the plugin's measures by name.
+pub type Measures = BTreeMap<String, f64>;
+
+/// What the engine works with.
+pub struct Engine<'a> {
+    /// The plugin, for errors.
+    pub plugin: &'a str,
+    /// The planned job.
+    pub job: &'a dyn Job,
+    /// The model.
+    pub source: &'a dyn TensorSource,
+    /// The threads.
+    pub threads: &'a Threads,
+    /// Set when the user interrupts.
+    pub cancel: &'a CancelFlag,
+    /// Who is told.
+    pub progress: &'a dyn JobProgress,
+}
+
+/// A piece and the parts of the output that it fills. Each is taken by one thread.
+type Task<'a> = Mutex<Option<(Piece, Vec<&'a mut [u8]>)>>;
+
+impl Engine<'_> {
+    /// Writes literals and encodes all units into the maps, which are the plan's
+    /// files in order.
+    ///
+    /// # Errors
+    /// The first failing piece's; work not yet begun is skipped.
+    pub fn run(&self, maps: &mut [OutputMap]) -> Result<Measures> {
+        let plan = self.job.plan();
+        self.write_literals(maps)?;
+        let pieces = cut(plan, self.source.model());
+        let layers = LayerCounter::new(plan, &pieces);
+        self.progress.begin(layers.total(), self.input_bytes(plan));
+        let tasks = assign(plan, pieces, maps)?;
+        let next = AtomicUsize::new(0);
+        let measures = Mutex::new(Measures::new());
+        let failure: Mutex<Option<Error>> = Mutex::new(None);
+        // One queue in plan order: every thread takes the next piece, so nobody
+        // waits at the end and memory holds only the pieces in flight.
+        self.threads.on_each(|| {
+            let mut buffers = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(task) = tasks.get(index) else { break };
+                let Some((piece, outputs)) = lock(task).take() else {
+                    continue;
+                };
+                match self.encode(&piece, outputs, &mut buffers, &measures) {
+                    Ok(()) => layers.finished(piece.unit, plan, self.progress),
+                    Err(error) => {
+                        next.store(tasks.len(), Ordering::Relaxed);
+                        lock(&failure).get_or_insert(error);
+                    }
+                }
+            }
+        });
+        match lock(&failure).take() {
+            Some(error) => Err(error),
+            None => Ok(measures.into_inner().unwrap_or_else(|p| p.into_inner())),
+        }
+    }
+
+    fn write_literals(&self, maps: &mut [OutputMap]) -> Result<()> {
+        for literal in &self.job.plan().literals {
+            let start = usize::try_from(literal.offset).ok();
+            let blob = self.job.blob(literal.blob);
+            start
+                .and_then(|start| {
+                    maps.get_mut(literal.file)?
+                        .bytes_mut()
+                        .get_mut(start..)?
+                        .get_mut(..blob.len())
+                })
+                .ok_or_else(|| self.fault("a literal lies outside its file"))?
+                .copy_from_slice(blob);
+        }
+        Ok(())
+    }
+
+    fn encode(
+        &self,
+        piece: &Piece,
+        mut outputs: Vec<&mut [u8]>,
+        buffers: &mut Vec<Vec<f32>>,
+        measures: &Mutex<Measures>,
+    ) -> Result<()> {
+        if self.cancel.is_set() {
+            return Err(interrupted());
+        }
+        let unit = &self.job.plan().units[piece.unit];
+        if let Some(need) = unit.statistics.first() {
+            return Err(self.fault(&format!(
+                "\"{}\" needs calibration statistics of \"{}\", which this version does not collect",
+                unit.label, need.site
+            )));
+        }
+        buffers.resize_with(unit.inputs.len().max(buffers.len()), Vec::new);
+        let inputs = self.read(unit, piece, buffers)?;
+        let mut parts: Vec<&mut [u8]> = outputs.iter_mut().map(|part| &mut **part).collect();
+        let report = self
+            .job
+            .encode(EncodeCall {
+                unit: piece.unit,
+                rows: piece.rows.clone(),
+                inputs: &inputs,
+                statistics: &[],
+                outputs: &mut parts,
+            })
+            .by_plugin(self.plugin)?;
+        self.release(unit, piece, outputs);
+        if !report.measures.is_empty() {
+            let mut sums = lock(measures);
+            for measure in report.measures {
+                *sums.entry(measure.name).or_default() += measure.value;
+            }
+        }
+        self.progress.bytes(self.stored_bytes(unit, piece));
+        Ok(())
+    }
+
+    /// Views of the piece's inputs.
+    fn read<'b>(
+        &'b self,
+        unit: &Unit,
+        piece: &Piece,
+        buffers: &'b mut [Vec<f32>],
+    ) -> Result<Vec<TensorView<'b>>> {
+        let mut views = Vec::with_capacity(unit.inputs.len());
+        for (input, buffer) in unit.inputs.iter().zip(buffers) {
+            let tensor = &self.source.model().tensors[input.tensor];
+            let all = tensor.rows().unwrap_or(0);
+            let rows = piece.input_rows(unit, input.whole, all);
+            views.push(match input.raw {
+                false => self.source.rows(input.tensor, rows, buffer)?,
+                true => raw_rows(self.source.stored(input.tensor, rows.clone())?, rows)?,
+            });
+        }
+        Ok(views)
+    }
+
+    fn release(&self, unit: &Unit, piece: &Piece, outputs: Vec<&mut [u8]>) {
+        for input in &unit.inputs {
+            let all = self.source.model().tensors[input.tensor]
+                .rows()
+                .unwrap_or(0);
+            let rows = piece.input_rows(unit, input.whole, all);
+            self.source.release(input.tensor, rows);
+        }
+        outputs.into_iter().for_each(output_map::release);
+    }
+
+    /// Bytes of the source that all units read, for throughput and ETA.
+    fn input_bytes(&self, plan: &Plan) -> u64 {
+        let inputs = plan.units.iter().flat_map(|unit| &unit.inputs);
+        inputs
+            .filter_map(|input| self.source.model().tensors.get(input.tensor))
+            .map(|tensor| tensor.bytes)
+            .sum()
+    }
+
+    /// What a piece adds to [`input_bytes`](Self::input_bytes): its share of the
+    /// stored bytes, whatever they grow to when decoded.
+    fn stored_bytes(&self, unit: &Unit, piece: &Piece) -> u64 {
+        let all = self.unit_bytes(unit);
+        let Some(split) = unit.split else { return all };
+        let up_to = |row: u64| (u128::from(all) * u128::from(row) / u128::from(split.rows)) as u64;
+        up_to(piece.rows.end) - up_to(piece.rows.start)
+    }
+
+    fn unit_bytes(&self, unit: &Unit) -> u64 {
+        let tensors = &self.source.model().tensors;
+        unit.inputs
+            .iter()
+            .map(|input| tensors[input.tensor].bytes)
+            .sum()
+    }
+
+    fn fault(&self, what: &str) -> Error {
+        Error::new(
+            ExitCode::PluginFailed,
+            format!("plugin \"{}\": {what}", self.plugin),
+        )
+    }
+}
+
+/// The stored bytes of some rows as a raw view.
+fn raw_rows(bytes: &[u8], rows: std::ops::Range<u64>) -> Result<TensorView<'_>> {
+    let count = (rows.end - rows.start) as usize;
+    let cols = bytes.len() / count.max(1);
+    Ok(TensorView::new(ElementType::Raw, count, cols, bytes)?)
+}
+
+/// Gives each piece its own parts of the maps. The plan's spans do not overlap, so
+/// the borrow checker can see that no two threads write the same byte.
+fn assign<'m>(plan: &Plan, pieces: Vec<Piece>, maps: &'m mut [OutputMap]) -> Result<Vec<Task<'m>>> {
+    let mut spans: Vec<(usize, std::ops::Range<usize>, usize, usize)> = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        for (place, span) in piece.spans(&plan.units[piece.unit]).enumerate() {
+            spans.push((span.file, span_range(&span)?, index, place));
+        }
+    }
+    spans.sort_by_key(|(file, range, ..)| (*file, range.start));
+    let mut parts: Vec<Vec<(usize, &'m mut [u8])>> = pieces.iter().map(|_| Vec::new()).collect();
+    let mut spans = spans.into_iter().peekable();
+    for (file, map) in maps.iter_mut().enumerate() {
+        let (mut rest, mut at) = (map.bytes_mut(), 0);
+        while let Some((_, range, index, place)) = spans.next_if(|(f, ..)| *f == file) {
+            let (_, from) = rest.split_at_mut(range.start - at);
+            let (part, after) = from.split_at_mut(range.len());
+            parts[index].push((place, part));
+            (rest, at) = (after, range.end);
+        }
+    }
+    let tasks = pieces.into_iter().zip(parts).map(|(piece, mut parts)| {
+        parts.sort_by_key(|(place, _)| *place);
+        let outputs = parts.into_iter().map(|(_, part)| part).collect();
+        Mutex::new(Some((piece, outputs)))
+    });
+    Ok(tasks.collect())
+}
+
+fn interrupted() -> Error {
+    Error::new(ExitCode::Interrupted, "interrupted")
+}
+
+/// A lock whose poison does not matter: what it guards is replaced as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}

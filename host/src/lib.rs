@@ -1,1 +1,16 @@
-//! The llm-quantize host.
+//! The llm-quantize host: files, threads, memory, progress and the command line.
+//!
+//! The host never parses or writes a format's bytes; that is what plugins are for.
+
+pub mod cli;
+pub mod convert;
+pub mod demo;
+pub mod error;
+pub mod info;
+pub mod job;
+pub mod output;
+pub mod plugins;
+pub mod source;
+pub mod system;
+
+pub use error::{Error, ExitCode, Result};

@@ -1,3 +1,7 @@
 //! The `llm-quantize` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(llm_quantize::cli::run(std::env::args_os()))
+}

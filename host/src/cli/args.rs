@@ -1,0 +1,323 @@
+//! The command line as one table: parsing, help, completions and the manual all come
+//! from it.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use llm_quantize_plugin_api::{INTERFACE_VERSION, parse_size};
+
+/// Group sizes that the command line takes; a format may allow fewer.
+const GROUP_SIZES: [i64; 5] = [32, 64, 128, 256, -1];
+
+/// Program and interface version, for `--version`.
+pub fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{} (plugin interface {INTERFACE_VERSION})",
+            env!("CARGO_PKG_VERSION")
+        )
+    });
+    &TEXT
+}
+
+/// Quantize language models to GGUF and other formats, each of which is a plugin.
+#[derive(Debug, Parser)]
+#[command(name = "llm-quantize", version = version(), max_term_width = 100)]
+#[command(
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// How results and errors are printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub format: OutputFormat,
+    /// What stderr shows; quiet shows errors only
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub verbosity: Verbosity,
+    /// Look for plugins here first; may be repeated
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub plugin_dir: Vec<PathBuf>,
+    /// Worker threads [default: the cores available to the process]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+/// How results and errors are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people
+    #[default]
+    Human,
+    /// One JSON document on stdout
+    Json,
+}
+
+/// What stderr shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Verbosity {
+    /// Errors only
+    Quiet,
+    /// Warnings, news and progress too
+    #[default]
+    Normal,
+    /// Details of what is done
+    Verbose,
+    /// Everything, with what plugins say
+    Debug,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Quantize a model
+    Quantize(QuantizeArgs),
+    /// Convert a quantized model to another format
+    Convert(ConvertArgs),
+    /// Describe a model
+    Info(InfoArgs),
+    /// List and describe the installed plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Quantize a tiny built-in model with every installed format
+    Demo,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man(ManArgs),
+}
+
+/// Arguments of `quantize`.
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// A local model folder, or a file or folder that an installed plugin can read
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// A format of an installed plugin, e.g. gguf
+    pub output_format: String,
+    /// Quantization level, e.g. Q4_K_M, without regard to case
+    #[arg(short, long, value_name = "LEVEL")]
+    pub quant_level: String,
+    /// Where the output goes, and how
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Weights that share a scale: 32, 64, 128, 256, or -1 for a whole row, as far as
+    /// the format allows [default: the format's own]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = group_size)]
+    pub group_size: Option<i64>,
+    /// Importance matrix of the model
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub imatrix: Option<PathBuf>,
+    /// Memory budget of the process, e.g. 8G [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+    /// Print the plan (tensors, types, sizes, memory, disk) and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A file or folder that an installed plugin can read
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub input_model: String,
+    /// A format of an installed plugin, or hf for plain safetensors
+    pub output_format: String,
+    /// Target level [default: the nearest one]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub quant_level: Option<String>,
+    /// Where the output goes, and how
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Do not ask about loss of quality
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `quantize` and `convert` share.
+#[derive(Debug, Clone, Args)]
+pub struct OutputArgs {
+    /// Folder for the output
+    #[arg(short, long, value_name = "PATH", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub output_dir: PathBuf,
+    /// Name of the output file or folder [default: <model>-<level> in the format's own
+    /// convention]
+    #[arg(short = 'n', long, value_name = "NAME", value_parser = output_name)]
+    pub output_name: Option<String>,
+    /// An option of the plugin's own; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Replace an existing output
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// A local model folder, or a file or folder that an installed plugin can read
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+}
+
+/// The commands of `plugin`.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// List the plugins that were found, without running any of their code
+    List,
+    /// Show the levels and options of a plugin
+    Info {
+        /// Id of the plugin, or one of its formats
+        name: String,
+    },
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write a page for each command into this folder instead
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=4096) => Ok(count),
+        _ => Err("give a whole number from 1 to 4096".into()),
+    }
+}
+
+fn group_size(text: &str) -> Result<i64, String> {
+    let size = text.parse().ok().filter(|size| GROUP_SIZES.contains(size));
+    size.ok_or_else(|| "choose 32, 64, 128, 256, or -1 for a whole row".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text).filter(|&size| size > 0);
+    size.ok_or_else(|| "give a size such as 512M or 8G".into())
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("give KEY=VALUE".into()),
+    }
+}
+
+/// A name, not a path: the folder is `--output-dir`.
+fn output_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text == "." || text == ".." {
+        return Err("give the name of a file or folder".into());
+    }
+    if text.contains(['/', '\0']) || text.contains(std::path::MAIN_SEPARATOR) {
+        return Err("give a name without a folder; --output-dir names the folder".into());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["llm-quantize"].into_iter().chain(line.split_whitespace()))
+    }
+
+    fn quantize(line: &str) -> QuantizeArgs {
+        match parse(line).unwrap().command {
+            Command::Quantize(args) => args,
+            other => panic!("not quantize: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn quantize_takes_everything() {
+        let args = quantize(
+            "quantize m gguf -q q4_k_m -o out -n name.gguf --group-size -1 --imatrix i.dat \
+             --set a=b=c --set pure=true --max-memory 8G --dry-run --overwrite",
+        );
+        assert_eq!(
+            (args.model.as_str(), args.output_format.as_str()),
+            ("m", "gguf")
+        );
+        assert_eq!(args.group_size, Some(-1));
+        assert_eq!(args.max_memory, Some(8 << 30));
+        let pairs: Vec<_> = args
+            .output
+            .set
+            .iter()
+            .map(|(k, v)| (&k[..], &v[..]))
+            .collect();
+        assert_eq!(pairs, [("a", "b=c"), ("pure", "true")]);
+        assert!(args.dry_run && args.output.overwrite);
+        let args = quantize("quantize m gguf -q Q8_0");
+        assert_eq!(args.output.output_dir, PathBuf::from("."));
+        assert_eq!((args.group_size, args.max_memory), (None, None));
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        let cli = parse("--threads 3 info m --format json --plugin-dir a --plugin-dir b").unwrap();
+        assert_eq!(cli.global.threads, Some(3));
+        assert_eq!(cli.global.format, OutputFormat::Json);
+        assert_eq!(
+            cli.global.plugin_dir,
+            [PathBuf::from("a"), PathBuf::from("b")]
+        );
+        assert_eq!(cli.global.verbosity, Verbosity::Normal);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "quantize m gguf",
+            "quantize m -q Q4",
+            "quantize m gguf -q Q4 --group-size 48",
+            "quantize m gguf -q Q4 --max-memory 0",
+            "quantize m gguf -q Q4 --max-memory lots",
+            "quantize m gguf -q Q4 --set novalue",
+            "quantize m gguf -q Q4 --set =value",
+            "quantize m gguf -q Q4 -n a/b",
+            "quantize m gguf -q Q4 -n ..",
+            "--threads 0 info m",
+            "info m --verbosity loud",
+            "plugin info",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `demo`: the built-in model in several levels of every installed format.
+
+use std::path::Path;
+
+use llm_quantize_plugin_api::{FormatDescription, Inputs, ModelView};
+use serde::Serialize;
+
+use super::Context;
+use super::args::OutputFormat;
+use super::produce::{Order, produce};
+use super::session::{Session, Target};
+use crate::demo::{NAME, relative_error, write_model};
+use crate::error::{Error, ExitCode, Result};
+use crate::output::{Align, Table, bytes, emit, emit_json};
+use crate::source::SourceModel;
+
+/// Of each format the levels that are nearest to so many bits.
+const BITS: [f64; 5] = [16.0, 8.5, 6.5, 4.9, 3.1];
+
+/// One output of the demonstration.
+#[derive(Debug, Serialize)]
+struct Line {
+    format: String,
+    level: String,
+    file_size: u64,
+    bits_per_weight: f64,
+    /// Root of the squared error over the squared weights; `None` if the plugin
+    /// cannot read what it writes.
+    relative_error: Option<f64>,
+    duration_seconds: f64,
+}
+
+/// Quantizes the built-in model in a temporary folder and shows what came out.
+///
+/// # Errors
+/// If no plugin is installed, or one fails.
+pub fn run(context: &Context) -> Result<()> {
+    let session = Session::start(context)?;
+    let formats = session.formats();
+    if formats.is_empty() {
+        return Err(
+            Error::new(ExitCode::PluginUnavailable, "there is no plugin to show")
+                .suggest("install a plugin, or name its folder with --plugin-dir"),
+        );
+    }
+    let scratch = tempfile::tempdir()
+        .map_err(|error| Error::io("create a folder in", &std::env::temp_dir(), error))?;
+    let folder = scratch.path().join(NAME);
+    std::fs::create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
+    write_model(&folder)?;
+    let mut lines = Vec::new();
+    for format in formats {
+        let target = session.target(&format)?;
+        for level in levels(&target.description()?) {
+            match show(context, &session, &target, &level, &folder) {
+                Ok(line) => lines.push(line),
+                Err(error) if error.class == ExitCode::UnsupportedConversion => {
+                    context.ui.warn(&format!("{format} {level}: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    match context.format {
+        OutputFormat::Json => emit_json(&lines),
+        OutputFormat::Human => emit(&table(&lines).render()),
+    }
+}
+
+fn show(
+    context: &Context,
+    session: &Session<'_>,
+    target: &Target,
+    level: &str,
+    folder: &Path,
+) -> Result<Line> {
+    let path = folder.to_string_lossy();
+    let source = session.open(&path, target)?;
+    let order = Order {
+        level: level.to_owned(),
+        folder: folder.with_file_name("out"),
+        overwrite: true,
+        ..Order::default()
+    };
+    let product = produce(context, session, &source, target, &order)?
+        .ok_or_else(|| Error::other("nothing was produced"))?;
+    let report = product.report;
+    let read = session.locate(&report.output_path).ok();
+    let relative_error = read
+        .map(|located| located.open(ModelView::HuggingFace))
+        .transpose()?
+        .map(|output: SourceModel| relative_error(&source, &output))
+        .transpose()?;
+    Ok(Line {
+        format: report.format,
+        level: report.quantization_level,
+        file_size: report.file_size,
+        bits_per_weight: bits_per_weight(report.file_size, &source),
+        relative_error,
+        duration_seconds: report.duration_seconds,
+    })
+}
+
+/// Bits of the whole file for each number of the model.
+fn bits_per_weight(file_size: u64, source: &SourceModel) -> f64 {
+    let tensors = &source.model().tensors;
+    let numbers: u64 = tensors.iter().filter_map(|tensor| tensor.elements()).sum();
+    file_size as f64 * 8.0 / numbers.max(1) as f64
+}
+
+fn levels(format: &FormatDescription) -> Vec<String> {
+    let mut chosen: Vec<String> = Vec::new();
+    for bits in BITS {
+        let distance = |level_bits: f64| (level_bits - bits).abs();
+        let nearest = format
+            .levels
+            .iter()
+            .min_by(|a, b| distance(a.bits_per_weight).total_cmp(&distance(b.bits_per_weight)));
+        if let Some(level) = nearest
+            && !chosen.contains(&level.name)
+        {
+            chosen.push(level.name.clone());
+        }
+    }
+    chosen
+}
+
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new(&[
+        ("FORMAT", Align::Left),
+        ("LEVEL", Align::Left),
+        ("SIZE", Align::Right),
+        ("BITS", Align::Right),
+        ("ERROR", Align::Right),
+        ("TIME", Align::Right),
+    ]);
+    for line in lines {
+        let error = line.relative_error;
+        table.row([
+            line.format.clone(),
+            line.level.clone(),
+            bytes(line.file_size),
+            format!("{:.2}", line.bits_per_weight),
+            error.map_or_else(|| "-".into(), |error| format!("{:.2}%", error * 100.0)),
+            format!("{:.2}s", line.duration_seconds),
+        ]);
+    }
+    table
+}

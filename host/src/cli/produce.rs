@@ -1,0 +1,185 @@
+//! From an order to a finished output: what `quantize`, `convert` and `demo` share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use llm_quantize_plugin_api::{Inputs, Plan, PlanRequest};
+
+use super::Context;
+use super::args::OutputFormat;
+use super::plan_view;
+use super::session::{Session, Target};
+use crate::error::{Error, Result};
+use crate::job::{self, Outcome};
+use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
+use crate::source::{SourceModel, config};
+use crate::system;
+
+/// What to produce, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// The level, as the user typed it.
+    pub level: String,
+    /// The output folder.
+    pub folder: PathBuf,
+    /// The output's name, if the user chose one.
+    pub name: Option<String>,
+    /// `--group-size`.
+    pub group_size: Option<i64>,
+    /// `--set`.
+    pub options: Vec<(String, String)>,
+    /// `--max-memory`.
+    pub max_memory: Option<u64>,
+    /// Replace what is there.
+    pub overwrite: bool,
+    /// Print the plan and stop.
+    pub dry_run: bool,
+    /// A model is converted, not quantized: what is told while it runs, and that a
+    /// loss by rounding again was agreed to before.
+    pub converts: bool,
+}
+
+/// A finished output with what is known about it.
+pub struct Product {
+    /// What the job says.
+    pub outcome: Outcome,
+    /// The document about it.
+    pub report: QuantizeReport,
+}
+
+/// Quantizes an opened model. `None` after a dry run.
+///
+/// # Errors
+/// Whatever fails first; nothing is left under the output's name.
+pub fn produce(
+    context: &Context,
+    session: &Session<'_>,
+    source: &SourceModel,
+    target: &Target,
+    order: &Order,
+) -> Result<Option<Product>> {
+    let ui = &context.ui;
+    announce(context, source);
+    let verb = match order.converts {
+        true => "Converting",
+        false => "Quantizing",
+    };
+    let bar = Bar::new(Arc::clone(ui), verb);
+    let job_context = job::Context {
+        threads: &session.threads,
+        cancel: &session.cancel,
+        progress: &bar,
+        max_memory: system::memory_budget(order.max_memory),
+    };
+    let request = PlanRequest {
+        format: target.format.clone(),
+        level: order.level.clone(),
+        output_name: order.name.clone(),
+        group_size: order.group_size,
+        options: order.options.clone(),
+        requantize: order.converts,
+        generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
+    };
+    let prepared = job::prepare(
+        &target.plugin,
+        &*target.quantizer,
+        source,
+        &request,
+        &order.folder,
+        &job_context,
+    )?;
+    let plan = prepared.job.plan();
+    check_inputs(source, plan)?;
+    for warning in &plan.warnings {
+        ui.warn(warning);
+    }
+    if order.dry_run {
+        plan_view::print(context, &prepared, &target.format, job_context.max_memory)?;
+        return Ok(None);
+    }
+    let level = plan.level.clone();
+    prepared.check(source.path(), order.overwrite, &job_context)?;
+    let format = target.format.to_uppercase();
+    ui.info(&format!("{verb} to {format} {level}"));
+    let outcome = prepared.run(&job_context, || ui.info("Validating output..."))?;
+    let (path, size) = (outcome.path.display(), bytes(outcome.file_size));
+    ui.info(&format!("Complete: {path} ({size})"));
+    let report = report(source, target, &level, &outcome);
+    Ok(Some(Product { outcome, report }))
+}
+
+/// Prints the result: the output's path, or the document.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn print(context: &Context, product: &Product) -> Result<()> {
+    match context.format {
+        OutputFormat::Json => emit_json(&product.report),
+        OutputFormat::Human => emit(&format!("{}\n", product.outcome.path.display())),
+    }
+}
+
+/// Hands over an importance matrix, if the format takes one.
+///
+/// # Errors
+/// If it takes none, or the file cannot be read.
+pub fn attach_imatrix(source: &mut SourceModel, target: &Target, path: &Path) -> Result<()> {
+    const KIND: &str = "imatrix";
+    if !target
+        .description()?
+        .attachments
+        .iter()
+        .any(|kind| kind == KIND)
+    {
+        return Err(Error::invalid_arguments(format!(
+            "the format \"{}\" takes no importance matrix",
+            target.format
+        ))
+        .suggest("leave out --imatrix"));
+    }
+    source.attach(KIND, path)
+}
+
+fn announce(context: &Context, source: &SourceModel) {
+    let model = source.model();
+    let layers = source.num_layers();
+    let architecture = config::architecture(&model.config).unwrap_or(&model.format);
+    let message = format!("Architecture: {architecture} ({layers} layers)");
+    context.ui.info(&message);
+    let (tensors, size) = (model.tensors.len(), bytes(source.total_bytes()));
+    let format = &model.format;
+    let message = format!("Source: {format}, {tensors} tensors, {size}");
+    context.ui.verbose(&message);
+}
+
+/// Every tensor that will be read as numbers must have some: found now, not after an
+/// hour.
+fn check_inputs(source: &SourceModel, plan: &Plan) -> Result<()> {
+    let inputs = plan.units.iter().flat_map(|unit| &unit.inputs);
+    let mut read = inputs.filter(|input| !input.raw);
+    read.try_for_each(|input| source.check_readable(input.tensor))
+}
+
+fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome) -> QuantizeReport {
+    let layers = match outcome.layers {
+        0 => source.num_layers(),
+        layers => layers as u64,
+    };
+    let measures = outcome.measures.iter();
+    let metadata = QuantizeMetadata {
+        original_dtype: source.original_dtype(),
+        original_size: source.total_bytes(),
+        layers_processed: layers,
+        more: measures
+            .map(|(name, value)| (name.clone(), (*value).into()))
+            .collect(),
+    };
+    QuantizeReport::success(
+        &outcome.path,
+        &target.format,
+        level,
+        outcome.file_size,
+        outcome.duration,
+        metadata,
+    )
+}

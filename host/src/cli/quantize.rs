@@ -1,0 +1,45 @@
+//! `quantize`.
+
+use super::Context;
+use super::args::{OutputArgs, QuantizeArgs};
+use super::produce::{Order, attach_imatrix, print, produce};
+use super::session::Session;
+use crate::error::Result;
+
+/// Quantizes a model.
+///
+/// # Errors
+/// Whatever fails first.
+pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
+    let session = Session::start(context)?;
+    // The format and the level come first: they are cheap to check, and a mistake
+    // there should not wait for a large model to open.
+    let target = session.target(&args.output_format)?;
+    target.check_level(&args.quant_level)?;
+    let mut source = session.open(&args.model, &target)?;
+    if let Some(path) = &args.imatrix {
+        attach_imatrix(&mut source, &target, path)?;
+    }
+    let order = Order {
+        level: args.quant_level.clone(),
+        group_size: args.group_size,
+        max_memory: args.max_memory,
+        dry_run: args.dry_run,
+        ..order_of(&args.output)
+    };
+    match produce(context, &session, &source, &target, &order)? {
+        Some(product) => print(context, &product),
+        None => Ok(()),
+    }
+}
+
+/// The part of an order that several commands take in the same way.
+pub fn order_of(args: &OutputArgs) -> Order {
+    Order {
+        folder: args.output_dir.clone(),
+        name: args.output_name.clone(),
+        options: args.set.clone(),
+        overwrite: args.overwrite,
+        ..Order::default()
+    }
+}

@@ -1,1 +1,179 @@
-//! Helpers that the end-to-end tests share.
+//! Helpers that the end-to-end tests share: the built program, runs of it, models.
+
+// Only tests use this: what cannot be had fails the test.
+#![allow(clippy::expect_used)]
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+/// A file or folder of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
+/// The built-in model as a folder.
+pub fn tiny_llama() -> PathBuf {
+    fixture("tiny-llama")
+}
+
+/// Where cargo puts what it builds with the tests' own profile. Builds the program, its
+/// plugins and the example plugin on the first call.
+pub fn build_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test has a path");
+        let folder = test
+            .ancestors()
+            .nth(2)
+            .expect("tests run in <target>/<profile>/deps");
+        let target = folder
+            .parent()
+            .expect("a profile's folder lies in the target folder");
+        cargo_build(target, &["--workspace"]);
+        cargo_build(
+            target,
+            &["-p", "llm-quantize-plugin-api", "--example", "absmax8"],
+        );
+        folder.to_owned()
+    })
+}
+
+fn cargo_build(target: &Path, what: &[&str]) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .arg("build")
+        .args(what)
+        .arg("--target-dir")
+        .arg(target);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let status = cargo.current_dir(root()).status().expect("cargo runs");
+    assert!(status.success(), "cargo build {what:?} failed");
+}
+
+/// The folder with the example plugin.
+pub fn example_plugins() -> PathBuf {
+    build_folder().join("examples")
+}
+
+/// A finished run of the program.
+pub struct Run {
+    /// Exit code; -1 for a death by signal.
+    pub code: i32,
+    /// All of stdout.
+    pub stdout: String,
+    /// All of stderr.
+    pub stderr: String,
+}
+
+impl Run {
+    /// Panics with everything that was printed unless the code is this one.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.code, code,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout, self.stderr
+        );
+        self
+    }
+
+    /// The one JSON document on stdout.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.stdout))
+    }
+}
+
+/// Runs the program.
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
+    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
+    let output: Output = Command::new(program)
+        .args(arguments)
+        .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
+        .output()
+        .expect("the program starts");
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs the program with JSON results.
+pub fn run_json<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
+    let json = ["--format", "json"].map(|a| OsStr::new(a).to_owned());
+    let all = json
+        .into_iter()
+        .chain(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+    run(all)
+}
+
+/// Quantizes a model and returns the output's path.
+#[track_caller]
+pub fn quantize(model: &Path, level: &str, folder: &Path, more: &[&str]) -> PathBuf {
+    let model = model.to_string_lossy();
+    let folder = folder.to_string_lossy();
+    let mut arguments = vec!["quantize", &model, "gguf", "-q", level, "-o", &folder];
+    arguments.extend(more);
+    let run = run_json(&arguments).expect_code(0);
+    PathBuf::from(run.json()["output_path"].as_str().expect("a path"))
+}
+
+/// Names of the files in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256(path: &Path) -> String {
+    let bytes = std::fs::read(path).expect("a file");
+    let mut text = String::new();
+    for byte in Sha256::digest(&bytes) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Copies a folder of plain files.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for name in names(from) {
+        let bytes = std::fs::read(from.join(&name)).expect("a file");
+        std::fs::write(to.join(&name), bytes).expect("space on the disk");
+    }
+}
+
+/// Changes a JSON file.
+pub fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let text = std::fs::read_to_string(path).expect("a file");
+    let mut value = serde_json::from_str(&text).expect("JSON");
+    edit(&mut value);
+    std::fs::write(path, value.to_string()).expect("space on the disk");
+}

@@ -32,9 +32,6 @@ pub trait TensorSource: Inputs + Sync {
 
     /// The rows are no longer needed in memory.
     fn release(&self, tensor: usize, rows: Range<u64>);
-
-    /// Bytes of all tensors.
-    fn total_bytes(&self) -> u64;
 }
 
 /// Memory that reading some rows takes beyond the file's own pages.
@@ -79,10 +76,6 @@ impl TensorSource for SourceModel {
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
         SourceModel::release(self, tensor, rows);
-    }
-
-    fn total_bytes(&self) -> u64 {
-        SourceModel::total_bytes(self)
     }
 }
 

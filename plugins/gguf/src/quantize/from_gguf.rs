@@ -1,12 +1,11 @@
 //! A GGUF file as the source: llama-quantize's own job.
 
-use llm_quantize_plugin_api::{Error, Inputs, Result};
+use llm_quantize_plugin_api::{Error, FileView, Inputs, Result};
 
 use super::draft::{Content, Draft, DraftTensor};
-use crate::container::Gguf;
 use crate::families::Transform;
 use crate::mixture::layer_of;
-use crate::shards;
+use crate::read;
 
 /// Makes a draft of a native view: everything is carried over as it is.
 ///
@@ -14,20 +13,13 @@ use crate::shards;
 /// If the files are damaged or do not belong together.
 pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
     let model = inputs.model();
-    let mut headers = Vec::with_capacity(model.files.len());
+    let mut files = Vec::with_capacity(model.files.len());
     for name in &model.files {
         let missing = || Error::internal(format!("the source has no file \"{name}\""));
         let bytes = inputs.file(name)?.ok_or_else(missing)?;
-        let parsed = Gguf::parse(bytes);
-        headers.push(parsed.map_err(|error| Error::corrupt(format!("\"{name}\": {error}")))?);
+        files.push(FileView { name, bytes });
     }
-    let named: Vec<(&str, &Gguf)> = model
-        .files
-        .iter()
-        .map(String::as_str)
-        .zip(&headers)
-        .collect();
-    let merged = shards::merge(&named).map_err(|error| Error::corrupt(error.to_string()))?;
+    let merged = read::merged(&files)?;
     let tensors = merged
         .tensors
         .into_iter()

@@ -14,7 +14,7 @@ mod request;
 mod verify;
 
 use llm_quantize_plugin_api::{
-    FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer, Result,
+    Error, FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer, Result,
 };
 
 use crate::levels::{LEVELS, Level};
@@ -91,10 +91,8 @@ fn level_info(level: &Level) -> LevelInfo {
 
 /// The level of this name or alias.
 fn level(name: &str) -> Result<&'static Level> {
-    let format = description();
-    let canonical = &format.require_level(name)?.name;
-    let level = LEVELS.iter().find(|level| level.name == canonical);
-    level.ok_or_else(|| llm_quantize_plugin_api::Error::internal("a level without a row"))
+    description().require_level(name)?;
+    Level::find(name).ok_or_else(|| Error::internal("a described level has no row"))
 }
 
 /// The file's name without `.gguf`: the user's, or `<model>-<level>`.

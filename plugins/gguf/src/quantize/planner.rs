@@ -15,13 +15,12 @@ use crate::blocks::{BlockType, TypeLayout};
 use crate::container::{Metadata, TensorSpec, layout, type_layout};
 use crate::families::Transform;
 use crate::levels::Level;
+use crate::metadata::QUANTIZATION_VERSION;
 use crate::mixture::{ModelFacts, SourceTensor, Target, choose_types, walking_order};
 use crate::shards;
 
-const QUANTIZATION_VERSION: &str = "general.quantization_version";
+const VERSION_KEY: &str = "general.quantization_version";
 const FILE_TYPE: &str = "general.file_type";
-/// The version of the block formats (`GGML_QNT_VERSION`).
-const VERSION: u32 = 2;
 
 /// A tensor whose type is chosen.
 struct Typed {
@@ -56,7 +55,7 @@ pub fn plan(
         // llama-quantize walks and writes in this order, and its setters move keys to
         // the end.
         tensors.sort_by(|a, b| walking_order(&a.tensor.name, &b.tensor.name));
-        metadata.set(QUANTIZATION_VERSION, VERSION);
+        metadata.set(VERSION_KEY, QUANTIZATION_VERSION);
         metadata.set(FILE_TYPE, level.file_type);
     } else {
         metadata.set_in_place(FILE_TYPE, level.file_type);
@@ -132,8 +131,8 @@ fn choose(
 /// A tensor that is quantized already loses twice; llama-quantize refuses it, too.
 fn refuse_requantizing(tensors: &[Typed]) -> Result<()> {
     let twice = tensors.iter().find(|typed| {
-        let plain = [BlockType::F32, BlockType::F16, BlockType::BF16];
-        typed.target != Target::Keep && plain.iter().all(|ty| ty.id() != typed.tensor.ty.id)
+        let plain = BlockType::from_id(typed.tensor.ty.id).is_ok_and(is_plain);
+        typed.target != Target::Keep && !plain
     });
     let Some(typed) = twice else { return Ok(()) };
     Err(Error::invalid_request(format!(
@@ -286,14 +285,11 @@ impl Builder<'_> {
     /// What is done with the rows, and whether they are wanted as stored bytes.
     fn action(&self, typed: &Typed, stored: &str) -> Result<(Action, bool)> {
         let same_type = stored.eq_ignore_ascii_case(typed.ty.name);
-        let native = self.model.format == super::FORMAT;
-        let ty = match BlockType::from_id(typed.ty.id) {
-            Ok(ty) if !(native && same_type) => ty,
-            // The same type, or one that can only be copied.
-            _ if native && same_type => return Ok((Action::Copy, true)),
-            Ok(ty) => ty,
-            Err(error) => return Err(Error::unsupported(error.to_string())),
-        };
+        // Also for types without a codec: they can only be copied.
+        if self.model.format == super::FORMAT && same_type {
+            return Ok((Action::Copy, true));
+        }
+        let ty = BlockType::from_id(typed.ty.id).map_err(|e| Error::unsupported(e.to_string()))?;
         let element = ElementType::from_dtype(stored);
         if element.is_some_and(|element| is_stored_as(element, ty)) {
             return Ok((Action::Copy, false));

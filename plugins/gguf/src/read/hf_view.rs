@@ -5,10 +5,11 @@ use llm_quantize_plugin_api::{
     Error, FileView, Host, LogLevel, ModelDescription, ModelView, Result, TensorInfo,
 };
 
-use super::{GgufReader, Place, Stored, StoredTensor, rows};
+use super::{GgufReader, Place, Stored, rows};
 use crate::families::{HfTensor, NamedTensor, ROPE_FREQS, Transform};
 use crate::metadata::{GgufModel, HfModel, describe};
 use crate::quantize::FORMAT;
+use crate::shards::ShardedTensor;
 use crate::tokenizer::{self, GgufTokenizer, ToHfOptions};
 use crate::tokenizer_values;
 
@@ -108,7 +109,7 @@ fn places(stored: &Stored, tensors: &[HfTensor]) -> Result<Vec<Place>> {
         .collect()
 }
 
-fn present(stored: &StoredTensor, tensor: &HfTensor) -> TensorInfo {
+fn present(stored: &ShardedTensor, tensor: &HfTensor) -> TensorInfo {
     TensorInfo {
         name: tensor.name.clone(),
         dtype: stored.ty.name.into(),

@@ -9,11 +9,11 @@ use llm_quantize_plugin_api::{
     Converter, Error, FileView, Host, ModelDescription, ModelView, Reader, Result, TensorInfo,
 };
 
-use crate::blocks::TypeLayout;
 use crate::container::{Gguf, MAGIC, Metadata};
 use crate::families::Transform;
+use crate::levels::Level;
 use crate::quantize::FORMAT;
-use crate::shards;
+use crate::shards::{self, Merged, ShardedTensor};
 use hf_view::SideFiles;
 
 /// Reads GGUF files.
@@ -43,47 +43,34 @@ impl Converter for GgufConverter {
     }
 }
 
+/// Reads the headers of files that belong together.
+///
+/// # Errors
+/// If one is damaged, missing or of another model.
+pub fn merged(files: &[FileView<'_>]) -> Result<Merged> {
+    let parsed = files
+        .iter()
+        .map(|file| {
+            Gguf::parse(file.bytes)
+                .map_err(|error| Error::corrupt(format!("\"{}\": {error}", file.name)))
+        })
+        .collect::<Result<Vec<Gguf>>>()?;
+    let named: Vec<(&str, &Gguf)> = files.iter().map(|file| file.name).zip(&parsed).collect();
+    shards::merge(&named).map_err(|error| Error::corrupt(error.to_string()))
+}
+
 /// What the files hold.
 struct Stored {
     metadata: Metadata,
-    tensors: Vec<StoredTensor>,
-}
-
-/// A tensor in the files.
-#[derive(Clone)]
-struct StoredTensor {
-    name: String,
-    /// In ggml's order: the row length first.
-    dims: Vec<u64>,
-    ty: TypeLayout,
-    file: usize,
-    range: Range<u64>,
+    tensors: Vec<ShardedTensor>,
 }
 
 impl Stored {
     fn open(files: &[FileView<'_>]) -> Result<Self> {
-        if files.is_empty() {
-            return Err(Error::corrupt("there are no files"));
-        }
-        let parsed = files
-            .iter()
-            .map(|file| {
-                Gguf::parse(file.bytes)
-                    .map_err(|error| Error::corrupt(format!("\"{}\": {error}", file.name)))
-            })
-            .collect::<Result<Vec<Gguf>>>()?;
-        let named: Vec<(&str, &Gguf)> = files.iter().map(|file| file.name).zip(&parsed).collect();
-        let merged = shards::merge(&named).map_err(|error| Error::corrupt(error.to_string()))?;
-        let tensors = merged.tensors.into_iter().map(|tensor| StoredTensor {
-            name: tensor.name,
-            dims: tensor.dims,
-            ty: tensor.ty,
-            file: tensor.file,
-            range: tensor.range,
-        });
+        let merged = merged(files)?;
         Ok(Self {
-            tensors: tensors.collect(),
             metadata: merged.metadata,
+            tensors: merged.tensors,
         })
     }
 
@@ -114,10 +101,8 @@ impl Stored {
 }
 
 fn level_name(file_type: u64) -> Option<String> {
-    let level = crate::levels::LEVELS
-        .iter()
-        .find(|level| u64::from(level.file_type) == file_type);
-    level.map(|level| level.name.to_owned())
+    let file_type = u32::try_from(file_type).ok()?;
+    Level::from_file_type(file_type).map(|level| level.name.to_owned())
 }
 
 /// The files as they are.
@@ -142,7 +127,7 @@ fn native(stored: Stored, files: &[FileView<'_>]) -> GgufReader {
     }
 }
 
-fn describe(tensor: &StoredTensor) -> TensorInfo {
+fn describe(tensor: &ShardedTensor) -> TensorInfo {
     TensorInfo {
         name: tensor.name.clone(),
         dtype: tensor.ty.name.into(),
@@ -153,7 +138,7 @@ fn describe(tensor: &StoredTensor) -> TensorInfo {
 
 /// A tensor of the presented model and where its rows come from.
 struct Place {
-    tensor: StoredTensor,
+    tensor: ShardedTensor,
     transform: Transform,
 }
 

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use llm_quantize_plugin_api::{Error, FileView, Result};
 
-use super::StoredTensor;
 use crate::blocks::{BlockType, decode_row};
 use crate::families::{Transform, unpermuted_row};
+use crate::shards::ShardedTensor;
 
 /// Decodes rows to single precision.
 ///
@@ -14,7 +14,7 @@ use crate::families::{Transform, unpermuted_row};
 /// If there are no such rows, `out` has another length, or the type has no decoder.
 pub fn decode(
     files: &[FileView<'_>],
-    tensor: &StoredTensor,
+    tensor: &ShardedTensor,
     transform: Transform,
     rows: Range<u64>,
     out: &mut [f32],
@@ -71,7 +71,7 @@ struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    fn new(files: &[FileView<'a>], tensor: &'a StoredTensor) -> Result<Self> {
+    fn new(files: &[FileView<'a>], tensor: &'a ShardedTensor) -> Result<Self> {
         let damaged = || Error::corrupt(format!("the tensor \"{}\" is cut off", tensor.name));
         let ty = BlockType::from_id(tensor.ty.id).map_err(|error| {
             Error::unsupported(format!("the tensor \"{}\": {error}", tensor.name))

@@ -19,8 +19,9 @@ use std::ffi::OsString;
 use clap::Parser;
 
 use crate::error::Result;
+use crate::fatal;
 use crate::output::emit_error;
-use args::{Cli, Command};
+use args::{Cli, Command, OutputFormat};
 
 pub use context::Context;
 
@@ -32,6 +33,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => return usage::report(&error, &arguments),
     };
     let context = Context::new(&cli.global);
+    fatal::install(context.format == OutputFormat::Json);
     match dispatch(&context, &cli.command) {
         Ok(()) => 0,
         Err(error) => {

@@ -168,6 +168,7 @@ impl Prepared<'_> {
         context.progress.end();
         before_verify();
         verify::verify(self.plugin, &*self.job, &staging, context.threads)?;
+        self.source.check_unchanged()?;
         staging.sync()?;
         let path = staging.publish()?;
         let mut layers: Vec<u32> = plan.units.iter().filter_map(|unit| unit.layer).collect();

@@ -1,12 +1,17 @@
 //! A file mapped for writing. The only unsafe code of the job engine.
 
 use std::fs::File;
+use std::path::Path;
 
 use memmap2::{MmapMut, MmapOptions};
+
+use crate::fatal::{MappedRange, Purpose};
 
 /// A staged file in memory.
 #[derive(Debug)]
 pub struct OutputMap {
+    /// Before the mapping, which it must not outlive.
+    _range: Option<MappedRange>,
     /// `None` for an empty file.
     map: Option<MmapMut>,
 }
@@ -16,7 +21,7 @@ impl OutputMap {
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn new(file: &File, size: u64) -> std::io::Result<Self> {
+    pub fn new(file: &File, path: &Path, size: u64) -> std::io::Result<Self> {
         let Ok(len) = usize::try_from(size) else {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         };
@@ -27,7 +32,10 @@ impl OutputMap {
             // byte pattern is a valid u8.
             _ => Some(unsafe { MmapOptions::new().len(len).map_mut(file)? }),
         };
-        Ok(Self { map })
+        let range = map
+            .as_deref()
+            .map(|bytes| MappedRange::new(bytes, path, Purpose::Output));
+        Ok(Self { _range: range, map })
     }
 
     /// The whole content.
@@ -68,7 +76,7 @@ mod tests {
     fn released_bytes_are_still_there() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
-        let mut map = OutputMap::new(&file, 1 << 20).unwrap();
+        let mut map = OutputMap::new(&file, Path::new("x"), 1 << 20).unwrap();
         map.bytes_mut().fill(7);
         release(&mut map.bytes_mut()[100..900_000]);
         assert!(map.bytes_mut().iter().all(|byte| *byte == 7));
@@ -78,6 +86,7 @@ mod tests {
     #[test]
     fn empty_files_have_no_bytes() {
         let file = tempfile::tempfile().unwrap();
-        assert!(OutputMap::new(&file, 0).unwrap().bytes_mut().is_empty());
+        let mut map = OutputMap::new(&file, Path::new("x"), 0).unwrap();
+        assert!(map.bytes_mut().is_empty());
     }
 }

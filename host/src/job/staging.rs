@@ -101,7 +101,7 @@ impl Staging {
         self.files
             .iter()
             .map(|staged| {
-                OutputMap::new(&staged.file, staged.size)
+                OutputMap::new(&staged.file, &staged.path, staged.size)
                     .map_err(|error| Error::io("map", &staged.path, error))
             })
             .collect()

@@ -32,6 +32,12 @@ pub trait TensorSource: Inputs + Sync {
 
     /// The rows are no longer needed in memory.
     fn release(&self, tensor: usize, rows: Range<u64>);
+
+    /// Refuses a source that somebody changed since it was opened.
+    ///
+    /// # Errors
+    /// With the file that changed.
+    fn check_unchanged(&self) -> Result<()>;
 }
 
 /// Memory that reading some rows takes beyond the file's own pages.
@@ -76,6 +82,10 @@ impl TensorSource for SourceModel {
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
         SourceModel::release(self, tensor, rows);
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        SourceModel::check_unchanged(self)
     }
 }
 

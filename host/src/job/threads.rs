@@ -7,6 +7,7 @@ use llm_quantize_plugin_api::{CpuLevel, Host, HostServices, LogLevel};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::fatal;
 
 /// The one pool of the process.
 #[derive(Clone)]
@@ -70,7 +71,10 @@ impl Threads {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        // Whoever's loop this is, its tasks are its code on every thread.
+        let culprit = fatal::current();
         let run = |index: usize| {
+            let _mark = fatal::in_plugin(culprit);
             task(index);
             if let Some(hook) = &hook {
                 hook();

@@ -4,6 +4,7 @@
 //! without running any of it, [`Registry`] loads what a command needs.
 
 mod discovery;
+mod guarded;
 mod registry;
 mod search;
 

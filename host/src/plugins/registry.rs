@@ -8,8 +8,10 @@ use llm_quantize_plugin_api::metadata::PluginMetadata;
 use llm_quantize_plugin_api::{Converter, FormatDescription, Host, Quantizer};
 
 use super::discovery::{Found, State, discover};
+use super::guarded::Guarded;
 use super::search::{SearchFolder, search_folders};
 use crate::error::{Error, ExitCode, PluginResult, Result};
+use crate::fatal::{Culprit, in_plugin};
 
 /// A loaded plugin.
 pub struct Plugin {
@@ -131,6 +133,9 @@ impl Registry {
 
 /// Opens the library and makes the plugin's objects.
 fn load_plugin(found: &Found, metadata: &PluginMetadata, host: &Host) -> Result<Plugin> {
+    let culprit = Culprit::from(metadata.id.as_str());
+    // From here on its code runs, the library's own initialisers first.
+    let _mark = in_plugin(Some(culprit));
     let loaded = load::load(&found.path).map_err(|error| {
         Error::new(
             ExitCode::PluginUnavailable,
@@ -143,11 +148,11 @@ fn load_plugin(found: &Found, metadata: &PluginMetadata, host: &Host) -> Result<
         .suggest("rebuild the plugin against this program's plugin API, or remove it")
     })?;
     let id = &metadata.id;
+    let quantizer = import::quantizer(loaded.module, host).by_plugin(id)?;
+    let converter = import::converter(loaded.module, host).by_plugin(id)?;
     Ok(Plugin {
-        quantizer: import::quantizer(loaded.module, host).by_plugin(id)?,
-        converter: import::converter(loaded.module, host)
-            .by_plugin(id)?
-            .map(Arc::from),
+        quantizer: quantizer.map(|made| Box::new(Guarded::new(culprit, made)) as _),
+        converter: converter.map(|made| Arc::new(Guarded::new(culprit, made)) as _),
         metadata: metadata.clone(),
         path: found.path.clone(),
     })

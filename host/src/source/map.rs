@@ -1,20 +1,50 @@
 //! Files mapped into memory, read only. The only unsafe code of the sources.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
+use crate::fatal::{MappedRange, Purpose};
 
 /// A regular file, mapped; nothing is read until it is looked at.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
     name: String,
+    stamp: Stamp,
+    /// Before the mapping, which it must not outlive.
+    _range: Option<MappedRange>,
     /// `None` for an empty file, which cannot be mapped everywhere.
     map: Option<Mmap>,
+}
+
+/// What of a file's metadata tells that its content changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: Option<std::time::SystemTime>,
+    /// Device and inode: another file under the same name is no change of this one.
+    identity: (u64, u64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let identity = (0, 0);
+        Self {
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+            identity,
+        }
+    }
 }
 
 impl MappedFile {
@@ -40,21 +70,51 @@ impl MappedFile {
             )));
         }
         let file = File::open(path).map_err(read)?;
-        let length = file.metadata().map_err(read)?.len();
-        let map = match length {
+        let stamp = Stamp::of(&file.metadata().map_err(read)?);
+        let map = match stamp.length {
             0 => None,
             // SAFETY: the mapping is read only and is only ever given out as plain
             // bytes, for which every content is valid; whatever is parsed from them
             // is checked or copied first. Another process that writes to the file
-            // during a run spoils the numbers, and one that shortens it stops the
-            // program with a bus error: the same as with every program that maps.
+            // during a run spoils the numbers, which `check_unchanged` finds out; one
+            // that shortens it causes a bus error, which `fatal` reports.
             _ => Some(unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?),
         };
+        let range = map
+            .as_deref()
+            .map(|bytes| MappedRange::new(bytes, path, Purpose::Input));
         Ok(Self {
             path: path.to_owned(),
             name,
+            stamp,
+            _range: range,
             map,
         })
+    }
+
+    /// Refuses to go on if somebody wrote to the file since it was mapped: what was
+    /// read until now may be a mixture. A file that was replaced or removed as a whole
+    /// is no problem, the mapping still has the old one.
+    ///
+    /// # Errors
+    /// [`ExitCode::Validation`](crate::ExitCode::Validation) with the file's path.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let Ok(metadata) = std::fs::metadata(&self.path) else {
+            return Ok(());
+        };
+        let now = Stamp::of(&metadata);
+        if now.identity != self.stamp.identity || now == self.stamp {
+            return Ok(());
+        }
+        let what = match (self.stamp.length, now.length) {
+            (before, after) if before == after => "it was written to".to_owned(),
+            (before, after) => format!("it had {before} bytes, now it has {after}"),
+        };
+        Err(Error::validation(format!(
+            "{} changed while it was in use: {what}",
+            self.path.display()
+        ))
+        .suggest("let downloads and copies finish first, then run the same command again"))
     }
 
     /// The name that it was opened under.
@@ -121,6 +181,38 @@ mod tests {
         file.release(0..u64::MAX);
         assert_eq!(file.bytes(), content);
         assert_eq!(file.name(), "data");
+    }
+
+    #[test]
+    fn changes_are_noticed_and_replacements_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        std::fs::write(&path, [1; 5000]).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        file.check_unchanged().unwrap();
+
+        let other = folder.path().join("other");
+        std::fs::write(&other, [2; 10]).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        file.check_unchanged().unwrap();
+        assert_eq!(file.bytes(), [1; 5000]);
+        std::fs::remove_file(&path).unwrap();
+        file.check_unchanged().unwrap();
+
+        std::fs::write(&path, [1; 5000]).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        let handle = File::options().append(true).open(&path).unwrap();
+        handle.set_modified(later).unwrap();
+        let error = file.check_unchanged().unwrap_err();
+        assert!(error.message.contains("was written to"), "{error}");
+        handle.set_len(5001).unwrap();
+        let error = file.check_unchanged().unwrap_err();
+        assert!(
+            error.message.contains("5000 bytes, now it has 5001"),
+            "{error}"
+        );
+        assert_eq!(error.class, crate::ExitCode::Validation);
     }
 
     #[test]

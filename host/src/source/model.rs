@@ -260,6 +260,24 @@ impl SourceModel {
         }
     }
 
+    /// Refuses to go on if one of the files was written to since it was opened.
+    ///
+    /// # Errors
+    /// With the file that changed.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let (weights, side) = match &self.store {
+            Store::Folder(weights, files) => (&weights.shards[..], &files[..]),
+            Store::Plugin(model) => (model.files(), &[][..]),
+        };
+        let attached = self.attachments.iter().map(|(_, file)| file);
+        let mut files = weights
+            .iter()
+            .chain(side)
+            .map(|file| &**file)
+            .chain(attached);
+        files.try_for_each(MappedFile::check_unchanged)
+    }
+
     fn tensor(&self, tensor: usize) -> Result<&TensorInfo> {
         self.model.tensors.get(tensor).ok_or_else(|| {
             Error::new(

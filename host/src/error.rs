@@ -124,7 +124,7 @@ impl ExitCode {
 
 impl ExitCode {
     /// What to do where nothing better is known.
-    fn general_advice(self) -> &'static str {
+    pub fn general_advice(self) -> &'static str {
         match self {
             Self::Other => "run again with --verbosity debug for more details",
             Self::InvalidArguments => "see `llm-quantize --help`",

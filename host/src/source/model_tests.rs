@@ -172,3 +172,21 @@ fn a_plugins_error_names_the_file() {
         "{message}"
     );
 }
+
+#[test]
+fn a_source_that_somebody_writes_to_is_refused() {
+    for name in ["model.safetensors", "tokenizer.json"] {
+        let (keep, model) = folder();
+        model.check_unchanged().unwrap();
+        let path = keep.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.push(b' ');
+        std::fs::write(&path, bytes).unwrap();
+        let error = model.check_unchanged().unwrap_err();
+        assert_eq!(error.class, ExitCode::Validation);
+        assert!(error.message.contains(name), "{error}");
+    }
+    let (keep, model) = text(ModelView::Native);
+    std::fs::write(keep.path().join("m.text"), "TEXT 12345").unwrap();
+    assert!(model.check_unchanged().is_err());
+}

@@ -65,6 +65,19 @@ fn cargo_build(target: &Path, what: &[&str]) {
     assert!(status.success(), "cargo build {what:?} failed");
 }
 
+/// A cache folder for this test program's runs alone, empty at first.
+fn cache() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test has a path");
+        let name = test.file_name().unwrap_or_default();
+        let folder = build_folder().join("test-cache").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("space on the disk");
+        folder
+    })
+}
+
 /// The folder with the example plugin.
 pub fn example_plugins() -> PathBuf {
     build_folder().join("examples")
@@ -100,19 +113,38 @@ impl Run {
     }
 }
 
-/// Runs the program.
-pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
-    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
-    let output: Output = Command::new(program)
-        .args(arguments)
+/// The program, in surroundings that are the same for everyone: without the user's
+/// configuration, plugins and cache.
+pub fn program() -> Command {
+    let name = format!("llm-quantize{}", std::env::consts::EXE_SUFFIX);
+    isolated(&build_folder().join(name))
+}
+
+/// Any build of the program, in the same surroundings.
+pub fn isolated(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
-        .output()
-        .expect("the program starts");
+        .env_remove("LLM_QUANTIZE_PROBE_TIMEOUT")
+        .env("LLM_QUANTIZE_CACHE", cache())
+        .env("XDG_CONFIG_HOME", cache().join("no-config"))
+        .env("XDG_DATA_HOME", cache().join("no-data"));
+    command
+}
+
+/// Runs a prepared command to its end.
+pub fn finish(command: &mut Command) -> Run {
+    let output: Output = command.output().expect("the program starts");
     Run {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Runs the program.
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
+    finish(program().args(arguments))
 }
 
 /// Runs the program with JSON results.

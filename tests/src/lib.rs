@@ -30,7 +30,7 @@ pub fn tiny_llama() -> PathBuf {
 }
 
 /// Where cargo puts what it builds with the tests' own profile. Builds the program, its
-/// plugins and the example plugin on the first call.
+/// plugins and the plugins among the examples on the first call.
 pub fn build_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -43,10 +43,7 @@ pub fn build_folder() -> &'static Path {
             .parent()
             .expect("a profile's folder lies in the target folder");
         cargo_build(target, &["--workspace"]);
-        cargo_build(
-            target,
-            &["-p", "llm-quantize-plugin-api", "--example", "absmax8"],
-        );
+        cargo_build(target, &["--workspace", "--examples"]);
         folder.to_owned()
     })
 }
@@ -78,9 +75,11 @@ fn cache() -> &'static Path {
     })
 }
 
-/// The folder with the example plugin.
-pub fn example_plugins() -> PathBuf {
-    build_folder().join("examples")
+/// The library of an example: `absmax8`, or one of `tests/examples`.
+pub fn example(name: &str) -> PathBuf {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    let file = format!("{DLL_PREFIX}{name}{DLL_SUFFIX}");
+    build_folder().join("examples").join(file)
 }
 
 /// A finished run of the program.

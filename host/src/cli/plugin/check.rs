@@ -60,5 +60,5 @@ fn failure(report: &Report) -> Option<Error> {
     if more > 0 {
         message.push_str(&format!(" (and {more} more)"));
     }
-    Some(Error::new(class, message))
+    Some(Error::new(class, message).suggest("correct that, then check again"))
 }

@@ -154,6 +154,8 @@ pub struct Error {
     pub message: String,
     /// What the user can do.
     pub suggestion: Option<String>,
+    /// More for the JSON document, where a command has more to say than one message.
+    pub details: Option<Box<serde_json::Value>>,
     /// What caused it, where something else did; the message already says it.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -166,6 +168,7 @@ impl Error {
             class,
             message: message.into(),
             suggestion: None,
+            details: None,
             source: None,
         }
     }
@@ -234,6 +237,13 @@ impl Error {
         self
     }
 
+    /// Adds what the JSON document has besides the message.
+    #[must_use]
+    pub fn details(mut self, details: serde_json::Value) -> Self {
+        self.details = Some(Box::new(details));
+        self
+    }
+
     /// Changes the class.
     #[must_use]
     pub fn class(mut self, class: ExitCode) -> Self {
@@ -258,6 +268,7 @@ impl From<plugin_api::Error> for Error {
             class,
             message: error.message,
             suggestion: error.suggestion,
+            details: None,
             source: None,
         }
     }

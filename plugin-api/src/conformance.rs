@@ -10,7 +10,7 @@ use crate::interface::{
 use crate::testing::{BuiltFile, TestModel, build, views};
 
 /// One thing that a plugin does wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
     /// The format and level it was found with.
     pub context: String,
@@ -22,7 +22,21 @@ pub struct Finding {
 ///
 /// A level whose plan asks for calibration statistics is planned, not encoded.
 pub fn check(quantizer: Option<&dyn Quantizer>, converter: Option<&dyn Converter>) -> Vec<Finding> {
-    let mut checker = Checker::default();
+    check_reporting(quantizer, converter, &mut |_| ())
+}
+
+/// As [`check`]; `progress` is told what is checked next (a format, a format and level),
+/// so that one who watches from another process knows where a plugin crashed.
+pub fn check_reporting(
+    quantizer: Option<&dyn Quantizer>,
+    converter: Option<&dyn Converter>,
+    progress: &mut dyn FnMut(&str),
+) -> Vec<Finding> {
+    let mut checker = Checker {
+        context: String::new(),
+        findings: Vec::new(),
+        progress,
+    };
     if let Some(quantizer) = quantizer {
         for format in quantizer.formats() {
             checker.format(quantizer, converter, &format);
@@ -34,13 +48,18 @@ pub fn check(quantizer: Option<&dyn Quantizer>, converter: Option<&dyn Converter
     checker.findings
 }
 
-#[derive(Default)]
-struct Checker {
+struct Checker<'a> {
     context: String,
     findings: Vec<Finding>,
+    progress: &'a mut dyn FnMut(&str),
 }
 
-impl Checker {
+impl Checker<'_> {
+    fn begin(&mut self, context: String) {
+        (self.progress)(&context);
+        self.context = context;
+    }
+
     fn expect(&mut self, holds: bool, problem: impl Into<String>) {
         if !holds {
             self.findings.push(Finding {
@@ -78,7 +97,7 @@ impl Checker {
         converter: Option<&dyn Converter>,
         format: &FormatDescription,
     ) {
-        self.context.clone_from(&format.name);
+        self.begin(format.name.clone());
         self.expect(
             format
                 .name
@@ -103,7 +122,7 @@ impl Checker {
         self.expect(names.len() == count, "two levels share a name or alias");
         self.requests(quantizer, format);
         for level in &format.levels {
-            self.context = format!("{} {}", format.name, level.name);
+            self.begin(format!("{} {}", format.name, level.name));
             self.level(quantizer, converter, format, &level.name);
         }
     }
@@ -250,7 +269,7 @@ impl Checker {
     }
 
     fn hostile_files(&mut self, converter: &dyn Converter) {
-        self.context = "reading".into();
+        self.begin("reading".into());
         let junk: Vec<u8> = (0u32..4096)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();

@@ -30,7 +30,7 @@ pub fn tiny_llama() -> PathBuf {
 }
 
 /// Where cargo puts what it builds with the tests' own profile. Builds the program, its
-/// plugins and the example plugin on the first call.
+/// plugins and the plugins among the examples on the first call.
 pub fn build_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -43,10 +43,7 @@ pub fn build_folder() -> &'static Path {
             .parent()
             .expect("a profile's folder lies in the target folder");
         cargo_build(target, &["--workspace"]);
-        cargo_build(
-            target,
-            &["-p", "llm-quantize-plugin-api", "--example", "absmax8"],
-        );
+        cargo_build(target, &["--workspace", "--examples"]);
         folder.to_owned()
     })
 }
@@ -65,9 +62,24 @@ fn cargo_build(target: &Path, what: &[&str]) {
     assert!(status.success(), "cargo build {what:?} failed");
 }
 
-/// The folder with the example plugin.
-pub fn example_plugins() -> PathBuf {
-    build_folder().join("examples")
+/// A cache folder for this test program's runs alone, empty at first.
+fn cache() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test has a path");
+        let name = test.file_name().unwrap_or_default();
+        let folder = build_folder().join("test-cache").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("space on the disk");
+        folder
+    })
+}
+
+/// The library of an example: `absmax8`, or one of `tests/examples`.
+pub fn example(name: &str) -> PathBuf {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    let file = format!("{DLL_PREFIX}{name}{DLL_SUFFIX}");
+    build_folder().join("examples").join(file)
 }
 
 /// A finished run of the program.
@@ -100,19 +112,38 @@ impl Run {
     }
 }
 
-/// Runs the program.
-pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
-    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
-    let output: Output = Command::new(program)
-        .args(arguments)
+/// The program, in surroundings that are the same for everyone: without the user's
+/// configuration, plugins and cache.
+pub fn program() -> Command {
+    let name = format!("llm-quantize{}", std::env::consts::EXE_SUFFIX);
+    isolated(&build_folder().join(name))
+}
+
+/// Any build of the program, in the same surroundings.
+pub fn isolated(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
-        .output()
-        .expect("the program starts");
+        .env_remove("LLM_QUANTIZE_PROBE_TIMEOUT")
+        .env("LLM_QUANTIZE_CACHE", cache())
+        .env("XDG_CONFIG_HOME", cache().join("no-config"))
+        .env("XDG_DATA_HOME", cache().join("no-data"));
+    command
+}
+
+/// Runs a prepared command to its end.
+pub fn finish(command: &mut Command) -> Run {
+    let output: Output = command.output().expect("the program starts");
     Run {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Runs the program.
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
+    finish(program().args(arguments))
 }
 
 /// Runs the program with JSON results.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use llm_quantize_tests::{example_plugins, names, run, run_json, tiny_llama};
+use llm_quantize_tests::{example, names, run, run_json, tiny_llama};
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -14,12 +14,9 @@ fn text(path: &Path) -> String {
 /// A folder that holds the example plugin alone.
 fn plugin_folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let name = format!(
-        "{}absmax8{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
-    fs::copy(example_plugins().join(&name), dir.path().join(&name)).unwrap();
+    let library = example("absmax8");
+    let name = library.file_name().unwrap();
+    fs::copy(&library, dir.path().join(name)).unwrap();
     dir
 }
 

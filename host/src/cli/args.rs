@@ -181,11 +181,27 @@ pub struct InfoArgs {
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
     /// List the plugins that were found, without running any of their code
-    List,
+    List {
+        /// Show the searched folders, owners, permissions and results of probing, too
+        #[arg(long)]
+        all: bool,
+    },
     /// Show the levels and options of a plugin
     Info {
         /// Id of the plugin, or one of its formats
         name: String,
+    },
+    /// Check a plugin file: trust, metadata, interface, start, and what every plugin must do
+    Check {
+        /// The library; it need not lie in a plugin folder
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Forget what probing plugins said, so that they are probed again
+    Reset {
+        /// Id of a plugin, one of its formats, or its file [default: all plugins]
+        #[arg(value_hint = ValueHint::FilePath)]
+        plugin: Option<PathBuf>,
     },
 }
 

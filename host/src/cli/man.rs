@@ -10,10 +10,18 @@ use crate::error::{Error, ExitCode, Result};
 use crate::output::emit_bytes;
 
 /// Variables that the program looks at, for the manual.
-const ENVIRONMENT: [(&str, &str); 3] = [
+const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "LLM_QUANTIZE_PLUGIN_PATH",
         "Folders to look for plugins in, separated like PATH.",
+    ),
+    (
+        "LLM_QUANTIZE_CACHE",
+        "Folder for what can be made anew, such as the results of probing plugins.",
+    ),
+    (
+        "LLM_QUANTIZE_PROBE_TIMEOUT",
+        "Seconds that a plugin may take to start when it is probed; 10 if not set.",
     ),
     ("NO_COLOR", "If set and not empty, no colours are used."),
     (

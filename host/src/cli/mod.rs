@@ -21,6 +21,7 @@ use clap::Parser;
 use crate::error::Result;
 use crate::fatal;
 use crate::output::emit_error;
+use crate::plugins::probe;
 use args::{Cli, Command, OutputFormat};
 
 pub use context::Context;
@@ -28,6 +29,9 @@ pub use context::Context;
 /// Runs the program and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(code) = probe::serve(&arguments) {
+        return code;
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error, &arguments),

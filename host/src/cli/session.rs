@@ -34,7 +34,7 @@ pub struct Target {
     /// The format's name.
     pub format: String,
     /// What plans and encodes.
-    pub quantizer: Box<dyn Quantizer>,
+    pub quantizer: Arc<dyn Quantizer>,
 }
 
 impl Target {
@@ -73,14 +73,15 @@ impl<'a> Session<'a> {
     /// flag, and a second one ends the process.
     ///
     /// # Errors
-    /// If the system refuses threads or the handler.
+    /// If the system refuses threads or the handler, or the user's configuration is not
+    /// valid.
     pub fn start(context: &'a Context) -> Result<Self> {
         let threads = Threads::new(context.threads)?;
         let cancel = CancelFlag::default();
         handle_interrupts(&cancel)
             .map_err(|error| Error::other(format!("cannot handle interrupts: {error}")))?;
         let host = services(&threads, &cancel, Arc::clone(&context.ui) as _);
-        let registry = Registry::discover(&context.plugin_dirs);
+        let registry = Registry::discover(&context.plugin_dirs)?;
         for found in registry.found() {
             let reason = found.state.reason().unwrap_or_default();
             let (path, state) = (found.path.display(), found.state.word());
@@ -107,16 +108,16 @@ impl<'a> Session<'a> {
             return Ok(Target {
                 plugin: BUILT_IN.into(),
                 format,
-                quantizer: Box::new(hf::HuggingFace),
+                quantizer: Arc::new(hf::HuggingFace),
             });
         }
         let plugin = self.registry.load_format(&format, &self.host)?;
-        let id = plugin.metadata.id;
-        match plugin.quantizer {
+        let id = plugin.metadata.id.clone();
+        match &plugin.quantizer {
             Some(quantizer) => Ok(Target {
                 plugin: id,
                 format,
-                quantizer,
+                quantizer: Arc::clone(quantizer),
             }),
             None => Err(Error::new(
                 ExitCode::PluginUnavailable,
@@ -135,15 +136,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// If there is none, or it does not load.
-    pub fn plugin(&self, name: &str) -> Result<Plugin> {
-        let by_id = self.registry.load_id(name, &self.host);
-        match by_id {
-            Err(error) if self.registry.formats().contains(&name) => self
-                .registry
-                .load_format(name, &self.host)
-                .map_err(|_| error),
-            found => found,
-        }
+    pub fn plugin(&self, name: &str) -> Result<Arc<Plugin>> {
+        self.registry.load_named(name, &self.host)
     }
 
     /// Finds a model and who reads it.
@@ -154,11 +148,11 @@ impl<'a> Session<'a> {
         let warn = |error: Error| self.context.ui.warn(&error.message);
         let plugins = self.registry.load_all(&self.host, warn);
         let converters: Vec<NamedConverter> = plugins
-            .into_iter()
+            .iter()
             .filter_map(|plugin| {
                 Some(NamedConverter {
-                    plugin: plugin.metadata.id,
-                    converter: plugin.converter?,
+                    plugin: plugin.metadata.id.clone(),
+                    converter: plugin.converter.clone()?,
                 })
             })
             .collect();

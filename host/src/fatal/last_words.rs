@@ -78,7 +78,7 @@ impl LastWords<'_> {
         if JSON.load(Ordering::Relaxed) {
             buffer.len = 0;
             self.as_json(&mut buffer);
-            buffer.write_to(libc::STDOUT_FILENO);
+            buffer.write_to(crate::output::result_descriptor());
         }
         // SAFETY: `_exit` may be called anywhere, in a signal handler too.
         unsafe { libc::_exit(i32::from(self.class.code())) }

@@ -10,6 +10,8 @@ mod ui;
 pub use format::{bytes, count, duration, printable, shape};
 pub use progress::Bar;
 pub use report::{ErrorReport, QuantizeMetadata, QuantizeReport};
-pub use stdout::{emit, emit_bytes, emit_error, emit_json};
+#[cfg(unix)]
+pub use stdout::result_descriptor;
+pub use stdout::{emit, emit_bytes, emit_error, emit_json, reserve_stdout};
 pub use table::{Align, Table};
 pub use ui::Ui;

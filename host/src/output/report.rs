@@ -82,6 +82,8 @@ pub struct ErrorReport<'a> {
     error_type: &'static str,
     message: &'a str,
     suggestion: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
 }
 
 impl<'a> ErrorReport<'a> {
@@ -93,6 +95,7 @@ impl<'a> ErrorReport<'a> {
             error_type: error.class.error_type(),
             message: &error.message,
             suggestion: error.advice(),
+            details: error.details.as_deref(),
         }
     }
 }

@@ -42,7 +42,7 @@ impl std::fmt::Debug for NamedConverter {
 }
 
 /// Reads a file that must not be longer than `limit`.
-fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let read = |error| Error::io("read", path, error);
     if !std::fs::metadata(path).map_err(read)?.is_file() {
         return Err(Error::validation(format!(

@@ -24,6 +24,11 @@ pub fn program() -> Command {
         command.env_remove(name);
     }
     command.env("XDG_DATA_HOME", "/nonexistent");
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
+    command.env(
+        "LLM_QUANTIZE_CACHE",
+        concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"),
+    );
     command.stdin(Stdio::null());
     command
 }

@@ -62,7 +62,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     // SAFETY: loading runs the library's initialisers; that the library may be run
     // at all is the caller's decision, made before this call.
     let library =
-        unsafe { Library::new(path) }.map_err(|error| LoadError::Open(error.to_string()))?;
+        unsafe { Library::new(path) }.map_err(|error| LoadError::Open(with_cause(&error)))?;
     // Leaked before anything refers into it, so that the references stay valid.
     let library: &'static Library = Box::leak(Box::new(library));
     let symbol = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
@@ -103,6 +103,14 @@ fn check_major(version: &str) -> Result<(), LoadError> {
     })
 }
 
+/// An error with what caused it: the system's loader names the missing piece there.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", first_line(&cause.to_string())),
+        None => error.to_string(),
+    }
+}
+
 fn first_line(text: &str) -> String {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
     line.unwrap_or("no reason given").to_owned()
@@ -127,7 +135,9 @@ mod tests {
     fn what_is_no_plugin_is_refused() {
         let dir = std::env::temp_dir().join("llm-quantize-not-a-library.so");
         std::fs::write(&dir, b"text").unwrap();
-        assert!(matches!(load(&dir), Err(LoadError::Open(_))));
+        let error = load(&dir).err().unwrap();
+        assert!(matches!(error, LoadError::Open(_)));
+        assert!(error.to_string().contains("not-a-library.so"), "{error}");
         let libc = Path::new("libc.so.6");
         assert!(matches!(load(libc), Err(LoadError::NotAPlugin)));
     }

@@ -1,77 +1,20 @@
-//! `plugin list` and `plugin info`.
+//! `plugin info`.
 
 use llm_quantize_plugin_api::FormatDescription;
 use serde_json::{Value, json};
 
-use super::Context;
-use super::args::{OutputFormat, PluginCommand};
-use super::session::Session;
+use crate::cli::Context;
+use crate::cli::args::OutputFormat;
+use crate::cli::session::Session;
 use crate::error::Result;
 use crate::output::{Align, Table, emit, emit_json};
-use crate::plugins::{Found, Plugin, Registry};
+use crate::plugins::Plugin;
 
-/// Runs one of the commands.
+/// Shows what a plugin can do.
 ///
 /// # Errors
-/// If a plugin is missing or does not load.
-pub fn run(context: &Context, command: &PluginCommand) -> Result<()> {
-    match command {
-        PluginCommand::List => list(context),
-        PluginCommand::Info { name } => info(context, name),
-    }
-}
-
-/// No plugin's code runs here.
-fn list(context: &Context) -> Result<()> {
-    let registry = Registry::discover(&context.plugin_dirs);
-    let found = registry.found();
-    if context.format == OutputFormat::Json {
-        return emit_json(&found.iter().map(document).collect::<Vec<Value>>());
-    }
-    if found.is_empty() {
-        context.ui.warn("no plugins were found");
-        return Ok(());
-    }
-    emit(&table(found).render())
-}
-
-fn table(found: &[Found]) -> Table {
-    let columns = ["ID", "VERSION", "INTERFACE", "FORMATS", "STATE", "PATH"];
-    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
-    for plugin in found {
-        let metadata = plugin.metadata.clone().unwrap_or_default();
-        let state = match plugin.state.reason() {
-            Some(reason) => format!("{}: {reason}", plugin.state.word()),
-            None => plugin.state.word().to_owned(),
-        };
-        table.row([
-            metadata.id,
-            metadata.version,
-            metadata.interface_version,
-            metadata.formats.join(", "),
-            state,
-            plugin.path.display().to_string(),
-        ]);
-    }
-    table
-}
-
-fn document(found: &Found) -> Value {
-    let metadata = found.metadata.as_ref();
-    json!({
-        "id": metadata.map(|m| &m.id),
-        "version": metadata.map(|m| &m.version),
-        "interface_version": metadata.map(|m| &m.interface_version),
-        "formats": metadata.map(|m| &m.formats),
-        "licence": metadata.map(|m| &m.licence),
-        "description": metadata.map(|m| &m.description),
-        "path": found.path.to_string_lossy(),
-        "state": found.state.word(),
-        "reason": found.state.reason(),
-    })
-}
-
-fn info(context: &Context, name: &str) -> Result<()> {
+/// If it is missing or does not load.
+pub fn run(context: &Context, name: &str) -> Result<()> {
     let session = Session::start(context)?;
     let plugin = session.plugin(name)?;
     match context.format {

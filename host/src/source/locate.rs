@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{FileView, ModelView};
+use llm_quantize_plugin_api::{FileView, ModelView, json};
 
 use super::files::{all_files, side_files};
 use super::plugin::PluginModel;
@@ -154,7 +154,7 @@ pub(super) fn view_of(file: &MappedFile) -> FileView<'_> {
 fn read_parts(folder: &Path) -> Result<Parts> {
     let path = folder.join("config.json");
     let bytes = read_small(&path, MAX_CONFIG)?;
-    let config: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| {
+    let config: serde_json::Value = json::from_slice(&bytes).map_err(|error| {
         Error::validation(format!("{} is not valid JSON: {error}", path.display()))
     })?;
     if !config.is_object() {

@@ -23,6 +23,8 @@ use llm_quantize_plugin_api::Converter;
 pub use locate::{Located, locate};
 pub use map::MappedFile;
 pub use model::SourceModel;
+pub use safetensors::parse_safetensors;
+pub use weights::parse_index;
 
 use crate::error::{Error, Result};
 

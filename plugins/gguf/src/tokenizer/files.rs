@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use llm_quantize_plugin_api::json;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -92,7 +93,7 @@ pub(super) fn json<T: DeserializeOwned>(
     let Some(content) = bytes(files, name)? else {
         return Ok(None);
     };
-    let parsed = serde_json::from_slice(content);
+    let parsed = json::from_slice(content);
     parsed.map(Some).map_err(|source| TokenizerError::Json {
         file: name.to_owned(),
         source,

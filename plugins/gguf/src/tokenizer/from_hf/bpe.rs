@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use llm_quantize_plugin_api::json;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::added_tokens;
@@ -34,11 +35,10 @@ pub(super) fn load(source: &Source<'_>) -> Result<Loaded, TokenizerError> {
             &built
         }
     };
-    let json: TokenizerJson =
-        serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json {
-            file: name.to_owned(),
-            source: error,
-        })?;
+    let json: TokenizerJson = json::from_slice(bytes).map_err(|error| TokenizerError::Json {
+        file: name.to_owned(),
+        source: error,
+    })?;
     if !json.is_bpe() {
         let kind = json.model.kind.unwrap_or_default();
         return Err(TokenizerError::UnsupportedKind { kind });

@@ -1,0 +1,90 @@
+//! A model in memory, to plan with.
+
+use std::collections::BTreeMap;
+
+use llm_quantize_gguf::quantize::GgufQuantizer;
+use llm_quantize_plugin_api::testing::TestModel;
+use llm_quantize_plugin_api::{
+    FileView, Inputs, ModelDescription, PlanRequest, Quantizer, Result, TensorInfo, check_plan,
+};
+use serde_json::Value;
+
+/// A description and the files beside it; tensors have no bytes.
+pub struct MemoryModel {
+    description: ModelDescription,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl MemoryModel {
+    pub fn new(description: ModelDescription, files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { description, files }
+    }
+
+    /// The interface's test model.
+    pub fn tiny_llama() -> Self {
+        let model = TestModel::tiny_llama();
+        let description = model.model().clone();
+        let content = |name: &String| model.file(name).ok().flatten().map(<[u8]>::to_vec);
+        let files = description.files.iter();
+        let files = files
+            .filter_map(|name| Some((name.clone(), content(name)?)))
+            .collect();
+        Self { description, files }
+    }
+
+    pub fn set_tensors(&mut self, tensors: Vec<TensorInfo>) {
+        self.description.tensors = tensors;
+    }
+
+    pub fn set_config(&mut self, config: Value) {
+        self.files
+            .insert("config.json".into(), config.to_string().into_bytes());
+        self.description.config = config;
+    }
+}
+
+impl Inputs for MemoryModel {
+    fn model(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    fn file(&self, name: &str) -> Result<Option<&[u8]>> {
+        Ok(self.files.get(name).map(Vec::as_slice))
+    }
+
+    fn attachment(&self, _: &str) -> Option<FileView<'_>> {
+        None
+    }
+}
+
+/// Plans to quantize a model; a plan that is made must hold.
+pub fn plan(model: &MemoryModel, level: &str) {
+    let request = PlanRequest {
+        format: "gguf".into(),
+        level: level.into(),
+        requantize: true,
+        // Names of files are the user's and the system's, not an input's.
+        output_name: Some("output".into()),
+        ..PlanRequest::default()
+    };
+    if let Ok(job) = GgufQuantizer::new(super::host()).plan(model, &request) {
+        check_plan(&*job, model.model()).expect("a plan that holds");
+    }
+}
+
+/// Tensors from `[[name, dtype, shape], …]`; sizes that no file has are left out, as the host
+/// takes none from a safetensors header.
+pub fn tensors(json: &[u8]) -> Option<Vec<TensorInfo>> {
+    let list: Vec<(String, String, Vec<u64>)> = serde_json::from_slice(json).ok()?;
+    let describe = |(name, dtype, shape): (String, String, Vec<u64>)| {
+        let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim))?;
+        let bytes = elements.checked_mul(if dtype == "F32" { 4 } else { 2 })?;
+        Some(TensorInfo {
+            name,
+            dtype,
+            shape,
+            bytes,
+        })
+    };
+    list.into_iter().map(describe).collect()
+}

@@ -5,6 +5,8 @@ pub mod config;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod limits;
+mod links;
 mod locate;
 mod map;
 mod model;

@@ -12,6 +12,7 @@ use safetensors::tensor::SafeTensorError;
 use serde::Deserialize;
 
 use super::MappedFile;
+use super::limits::check_tensor;
 use crate::error::{Error, Result};
 
 /// The longest header that any reader of the format accepts.
@@ -65,6 +66,7 @@ pub fn parse_safetensors(
             shape: info.shape.iter().map(|&dim| dim as u64).collect(),
             bytes: range.end - range.start,
         };
+        check_tensor(&info)?;
         tensors.push((info, range));
     }
     Ok(tensors)
@@ -200,7 +202,7 @@ mod tests {
             (second("[9,13]"), 13, "gap"),
             (tensor("[0,4]", ""), 4, "fit its type and shape"),
             (tensor("[8,0]", ""), 8, "overlaps"),
-            ("{\"a\":".into(), 0, "JSON"),
+            ("{\"a\":".into(), 0, "its header: EOF"),
             (
                 r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,2],"data_offsets":[0,8]}}"#
                     .into(),

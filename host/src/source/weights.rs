@@ -9,6 +9,7 @@ use std::sync::Arc;
 use llm_quantize_plugin_api::{TensorInfo, json};
 use serde::Deserialize;
 
+use super::links::Inside;
 use super::safetensors::SafetensorsFile;
 use super::{MappedFile, read_small};
 use crate::error::{Error, Result};
@@ -51,20 +52,25 @@ impl Weights {
     /// # Errors
     /// If a file is missing or damaged, or the index and the shards disagree.
     pub fn open(folder: &Path) -> Result<Self> {
+        let inside = Inside::of(folder)?;
         let single = folder.join(SINGLE);
         if single.is_file() {
+            inside.check(&single)?;
             let mut weights = Self::default();
             weights.add(SafetensorsFile::open(&single)?);
             return Ok(weights);
         }
         let path = folder.join(INDEX);
+        inside.check(&path)?;
         let index = read_index(&path)?;
         let names: BTreeSet<&str> = index.values().map(String::as_str).collect();
         require_files(folder, &names)?;
         let mut weights = Self::default();
         let mut found = HashMap::new();
         for name in names {
-            let file = SafetensorsFile::open(&folder.join(name))?;
+            let path = folder.join(name);
+            inside.check(&path)?;
+            let file = SafetensorsFile::open(&path)?;
             for (info, _) in &file.tensors {
                 found
                     .entry(info.name.clone())

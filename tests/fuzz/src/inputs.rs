@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use llm_quantize_gguf::quantize::GgufQuantizer;
-use llm_quantize_plugin_api::testing::TestModel;
 use llm_quantize_plugin_api::{
     FileView, Inputs, ModelDescription, PlanRequest, Quantizer, Result, TensorInfo, check_plan,
 };
 use serde_json::Value;
+
+use crate::tiny;
 
 /// A description and the files beside it; tensors have no bytes.
 pub struct MemoryModel {
@@ -20,15 +21,18 @@ impl MemoryModel {
         Self { description, files }
     }
 
-    /// The interface's test model.
+    /// The smallest Llama there is.
     pub fn tiny_llama() -> Self {
-        let model = TestModel::tiny_llama();
-        let description = model.model().clone();
-        let content = |name: &String| model.file(name).ok().flatten().map(<[u8]>::to_vec);
-        let files = description.files.iter();
-        let files = files
-            .filter_map(|name| Some((name.clone(), content(name)?)))
-            .collect();
+        let files: BTreeMap<_, _> = tiny::small_files(tiny::NARROW).into_iter().collect();
+        let tensors = tiny::tensors(tiny::NARROW).into_iter();
+        let bf16 = |(name, shape)| describe((name, "BF16".into(), shape));
+        let description = ModelDescription {
+            name: "tiny".into(),
+            format: "hf".into(),
+            tensors: tensors.filter_map(bf16).collect(),
+            files: files.keys().cloned().collect(),
+            ..ModelDescription::default()
+        };
         Self { description, files }
     }
 
@@ -76,15 +80,16 @@ pub fn plan(model: &MemoryModel, level: &str) {
 /// takes none from a safetensors header.
 pub fn tensors(json: &[u8]) -> Option<Vec<TensorInfo>> {
     let list: Vec<(String, String, Vec<u64>)> = serde_json::from_slice(json).ok()?;
-    let describe = |(name, dtype, shape): (String, String, Vec<u64>)| {
-        let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim))?;
-        let bytes = elements.checked_mul(if dtype == "F32" { 4 } else { 2 })?;
-        Some(TensorInfo {
-            name,
-            dtype,
-            shape,
-            bytes,
-        })
-    };
     list.into_iter().map(describe).collect()
+}
+
+fn describe((name, dtype, shape): (String, String, Vec<u64>)) -> Option<TensorInfo> {
+    let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim))?;
+    let bytes = elements.checked_mul(if dtype == "F32" { 4 } else { 2 })?;
+    Some(TensorInfo {
+        name,
+        dtype,
+        shape,
+        bytes,
+    })
 }

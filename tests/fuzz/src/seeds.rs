@@ -4,12 +4,8 @@ use llm_quantize_gguf::blocks::BlockType;
 use llm_quantize_gguf::container::{self, Metadata, TensorSpec};
 use serde_json::{Value, json};
 
+use crate::tiny::{NARROW, WIDTH};
 use crate::{bundle, tiny};
-
-/// Width of the models: a row of q8_0 and q4_0 blocks.
-const WIDTH: u64 = 32;
-/// Width of the smallest: no block type but floats fits.
-const NARROW: u64 = 8;
 
 /// A seed: the reader it is for, its file name and content.
 pub type Seed = (&'static str, &'static str, Vec<u8>);

@@ -2,10 +2,14 @@
 
 use llm_quantize_gguf::imatrix::{Collected, write};
 use llm_quantize_gguf::quantize::GgufQuantizer;
+use llm_quantize_plugin_api::PlanRequest;
 use llm_quantize_plugin_api::testing::{BuiltFile, TestModel, build};
-use llm_quantize_plugin_api::{Inputs, PlanRequest};
 use serde_json::{Value, json};
 
+/// Width of the smallest model: no block type but floats fits.
+pub const NARROW: u64 = 8;
+/// Width of a row of q8_0 and q4_0 blocks.
+pub const WIDTH: u64 = 32;
 /// Tokens of the tokenizers.
 const VOCABULARY: u64 = 8;
 
@@ -156,7 +160,7 @@ pub fn sharded_folder(width: u64) -> Vec<File> {
     files
 }
 
-fn small_files(width: u64) -> Vec<File> {
+pub(crate) fn small_files(width: u64) -> Vec<File> {
     [
         ("config.json", config(width)),
         ("tokenizer.json", bpe()),
@@ -188,7 +192,6 @@ pub fn gguf(width: u64, level: &str, split: Option<&str>, spm: bool) -> Vec<Buil
         options: options.into_iter().collect(),
         ..PlanRequest::default()
     };
-    assert!(model.attachment("imatrix").is_none());
     let quantizer = GgufQuantizer::new(crate::host());
     let (_, files) = build(&quantizer, &model, &request, 9, 0).expect("the model can be written");
     files

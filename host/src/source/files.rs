@@ -62,6 +62,9 @@ fn collect(
             }
         } else if is_side_file(&name) && path.metadata().is_ok_and(|m| fits(&m)) {
             inside.check(&path)?;
+            if found.len() == MAX_FILES {
+                return Err(too_many(folder));
+            }
             let name = format!("{prefix}{name}");
             found.push(Arc::new(MappedFile::open_as(&path, name)?));
         }
@@ -83,15 +86,20 @@ fn entries(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
             continue;
         }
         if entries.len() == MAX_FILES {
-            let path = folder.display();
-            return Err(Error::validation(format!(
-                "{path} holds more than {MAX_FILES} files; that is no model folder"
-            )));
+            return Err(too_many(folder));
         }
         entries.push((name, entry.path()));
     }
     entries.sort();
     Ok(entries)
+}
+
+fn too_many(folder: &Path) -> Error {
+    Error::validation(format!(
+        "{} holds more than {MAX_FILES} files; that is no model folder",
+        folder.display()
+    ))
+    .suggest("give the folder that holds config.json and the weights")
 }
 
 fn fits(metadata: &std::fs::Metadata) -> bool {

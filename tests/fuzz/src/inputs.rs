@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::tiny;
 
+/// Bytes of all tensors of an input.
+const MAX_BYTES: u64 = 16 << 20;
+
 /// A description and the files beside it; tensors have no bytes.
 pub struct MemoryModel {
     description: ModelDescription,
@@ -38,6 +41,11 @@ impl MemoryModel {
 
     pub fn set_tensors(&mut self, tensors: Vec<TensorInfo>) {
         self.description.tensors = tensors;
+    }
+
+    pub fn add_file(&mut self, name: &str, bytes: &[u8]) {
+        self.files.insert(name.to_owned(), bytes.to_vec());
+        self.description.files = self.files.keys().cloned().collect();
     }
 
     pub fn set_config(&mut self, config: Value) {
@@ -76,11 +84,14 @@ pub fn plan(model: &MemoryModel, level: &str) {
     }
 }
 
-/// Tensors from `[[name, dtype, shape], …]`; sizes that no file has are left out, as the host
-/// takes none from a safetensors header.
+/// Tensors from `[[name, dtype, shape], …]`. The host takes sizes from a header only if the file
+/// holds as many bytes, so large ones are refused.
 pub fn tensors(json: &[u8]) -> Option<Vec<TensorInfo>> {
     let list: Vec<(String, String, Vec<u64>)> = serde_json::from_slice(json).ok()?;
-    list.into_iter().map(describe).collect()
+    let tensors: Vec<TensorInfo> = list.into_iter().filter_map(describe).collect();
+    let bytes = tensors.iter().map(|tensor| tensor.bytes);
+    let total = bytes.fold(0, u64::saturating_add);
+    (total <= MAX_BYTES).then_some(tensors)
 }
 
 fn describe((name, dtype, shape): (String, String, Vec<u64>)) -> Option<TensorInfo> {

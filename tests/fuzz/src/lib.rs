@@ -155,8 +155,8 @@ pub fn tokenizer(data: &[u8]) {
     let _ = tokenizer::to_hf(&back, ToHfOptions::default());
 }
 
-/// A config.json, with the tensors of a small Llama or those that the input lists as
-/// `[[name, dtype, shape], …]`, up to a plan.
+/// A config.json up to a plan, with the tensors of a small Llama or those that the input lists as
+/// `[[name, dtype, shape], …]`, and with other files of the input, such as a model card.
 pub fn config(data: &[u8]) {
     let files = bundle::split(data, "config.json");
     let file = |name| {
@@ -173,6 +173,11 @@ pub fn config(data: &[u8]) {
     let mut model = MemoryModel::tiny_llama();
     if let Some(tensors) = file("tensors.json").and_then(inputs::tensors) {
         model.set_tensors(tensors);
+    }
+    for (name, bytes) in &files {
+        if name != "config.json" {
+            model.add_file(name, bytes);
+        }
     }
     model.set_config(config);
     plan(&model, "Q4_K_M");

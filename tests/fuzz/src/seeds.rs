@@ -239,15 +239,27 @@ fn config() -> Vec<Seed> {
     smollm3["no_rope_layers"] = json!([1]);
     let mut quantized = config.clone();
     quantized["quantization_config"] = json!({"quant_method": "awq", "bits": 4});
-    [
+    let card =
+        b"---\nlicense: mit\nlanguage: [en, de]\nbase_model:\n- a/b\ndatasets: c\n---\n# x\n";
+    let generation = br#"{"temperature": 0.6, "top_k": 20, "eos_token_id": [2, 1]}"#;
+    let text = config.to_string();
+    let card = bundle::join([
+        ("config.json", text.as_bytes()),
+        ("README.md", &card[..]),
+        ("generation_config.json", &generation[..]),
+    ]);
+    let configs = [
         ("llama", config),
         ("llama3-scaling", scaled),
         ("nested", nested),
         ("smollm3", smollm3),
         ("quantized", quantized),
     ]
-    .map(|(name, config)| ("config", name, with(&config)))
-    .into()
+    .map(|(name, config)| ("config", name, with(&config)));
+    configs
+        .into_iter()
+        .chain([("config", "card", card)])
+        .collect()
 }
 
 fn plugins() -> Vec<Seed> {

@@ -49,6 +49,7 @@ pub mod abi;
 pub mod conformance;
 mod export;
 pub mod interface;
+pub mod json;
 pub mod kernels;
 pub mod metadata;
 pub mod testing;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::MappedFile;
+use super::links::Inside;
 use super::weights::INDEX;
 use crate::error::{Error, Result};
 
@@ -23,10 +24,10 @@ const MAX_FILES: usize = 4096;
 /// Those of subfolders are named `folder/file`.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the folder cannot be read, or one of the files is a link that leaves it.
 pub fn side_files(folder: &Path) -> Result<Vec<Arc<MappedFile>>> {
     let mut found = Vec::new();
-    collect(folder, "", &mut found)?;
+    collect(folder, "", &Inside::of(folder)?, &mut found)?;
     found.sort_by(|a, b| a.name().cmp(b.name()));
     Ok(found)
 }
@@ -34,24 +35,36 @@ pub fn side_files(folder: &Path) -> Result<Vec<Arc<MappedFile>>> {
 /// Maps every visible regular file of a folder, sorted by name, whatever it is.
 ///
 /// # Errors
-/// If the folder or one of the files cannot be read.
+/// If the folder or one of the files cannot be read, or one is a link that leaves the
+/// folder.
 pub fn all_files(folder: &Path) -> Result<Vec<Arc<MappedFile>>> {
     let mut found = Vec::new();
+    let inside = Inside::of(folder)?;
     for (name, path) in entries(folder)? {
         if path.is_file() {
+            inside.check(&path)?;
             found.push(Arc::new(MappedFile::open_as(&path, name)?));
         }
     }
     Ok(found)
 }
 
-fn collect(folder: &Path, prefix: &str, found: &mut Vec<Arc<MappedFile>>) -> Result<()> {
+fn collect(
+    folder: &Path,
+    prefix: &str,
+    inside: &Inside,
+    found: &mut Vec<Arc<MappedFile>>,
+) -> Result<()> {
     for (name, path) in entries(folder)? {
         if path.is_dir() {
             if prefix.is_empty() {
-                collect(&path, &format!("{name}/"), found)?;
+                collect(&path, &format!("{name}/"), inside, found)?;
             }
         } else if is_side_file(&name) && path.metadata().is_ok_and(|m| fits(&m)) {
+            inside.check(&path)?;
+            if found.len() == MAX_FILES {
+                return Err(too_many(folder));
+            }
             let name = format!("{prefix}{name}");
             found.push(Arc::new(MappedFile::open_as(&path, name)?));
         }
@@ -73,15 +86,20 @@ fn entries(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
             continue;
         }
         if entries.len() == MAX_FILES {
-            let path = folder.display();
-            return Err(Error::validation(format!(
-                "{path} holds more than {MAX_FILES} files; that is no model folder"
-            )));
+            return Err(too_many(folder));
         }
         entries.push((name, entry.path()));
     }
     entries.sort();
     Ok(entries)
+}
+
+fn too_many(folder: &Path) -> Error {
+    Error::validation(format!(
+        "{} holds more than {MAX_FILES} files; that is no model folder",
+        folder.display()
+    ))
+    .suggest("give the folder that holds config.json and the weights")
 }
 
 fn fits(metadata: &std::fs::Metadata) -> bool {

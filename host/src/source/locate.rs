@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{FileView, ModelView};
+use llm_quantize_plugin_api::{FileView, ModelView, json};
 
 use super::files::{all_files, side_files};
+use super::links::Inside;
 use super::plugin::PluginModel;
 use super::weights::{INDEX, SINGLE, Weights};
 use super::{MappedFile, NamedConverter, SourceModel, read_small};
 use crate::error::{Error, Result};
 
-/// No config is longer.
-const MAX_CONFIG: u64 = 16 << 20;
+/// The longest configs, of models with thousands of exceptions from quantization, have
+/// some 100 KB.
+const MAX_CONFIG: u64 = 4 << 20;
 
 /// A model that was found and recognised, but not opened yet.
 #[derive(Debug)]
@@ -96,6 +98,7 @@ fn locate_folder(folder: &Path, converters: &[NamedConverter]) -> Result<Kind> {
         files.extend(parts.weights.shards.iter().cloned());
         let index = folder.join(INDEX);
         if index.is_file() {
+            Inside::of(folder)?.check(&index)?;
             files.push(Arc::new(MappedFile::open(&index)?));
         }
         files.sort_by(|a, b| a.name().cmp(b.name()));
@@ -153,8 +156,9 @@ pub(super) fn view_of(file: &MappedFile) -> FileView<'_> {
 
 fn read_parts(folder: &Path) -> Result<Parts> {
     let path = folder.join("config.json");
+    Inside::of(folder)?.check(&path)?;
     let bytes = read_small(&path, MAX_CONFIG)?;
-    let config: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| {
+    let config: serde_json::Value = json::from_slice(&bytes).map_err(|error| {
         Error::validation(format!("{} is not valid JSON: {error}", path.display()))
     })?;
     if !config.is_object() {
@@ -178,6 +182,8 @@ fn siblings(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_owned()]);
     };
     let mut found = Vec::new();
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let inside = Inside::of(folder.unwrap_or(Path::new(".")))?;
     for number in 1..=parts.count {
         let sibling = path.with_file_name(parts.name(number));
         if !sibling.is_file() {
@@ -188,6 +194,10 @@ fn siblings(path: &Path) -> Result<Vec<PathBuf>> {
                 sibling.display()
             ))
             .suggest("put all parts into one folder"));
+        }
+        // The user named one part; where the others lie the folder's author chose.
+        if sibling != path {
+            inside.check(&sibling)?;
         }
         found.push(sibling);
     }
@@ -286,6 +296,14 @@ fn looks_like_hub_id(model: &str) -> bool {
 
 fn unknown_folder(folder: &Path, files: &[Arc<MappedFile>]) -> Error {
     let path = folder.display();
+    for name in ["config.json", SINGLE, INDEX] {
+        let path = folder.join(name);
+        if path.exists() && !path.is_file() {
+            let path = path.display();
+            return Error::validation(format!("{path} is not a regular file"))
+                .suggest("it must be a file: no folder, pipe or device");
+        }
+    }
     let has = |name: &str| files.iter().any(|file| file.name() == name);
     let ends = |end: &str| files.iter().any(|file| file.name().ends_with(end));
     if has("adapter_config.json") {

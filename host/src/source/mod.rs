@@ -5,6 +5,8 @@ pub mod config;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod limits;
+mod links;
 mod locate;
 mod map;
 mod model;
@@ -23,6 +25,8 @@ use llm_quantize_plugin_api::Converter;
 pub use locate::{Located, locate};
 pub use map::MappedFile;
 pub use model::SourceModel;
+pub use safetensors::parse_safetensors;
+pub use weights::parse_index;
 
 use crate::error::{Error, Result};
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use llm_quantize_plugin_api as plugin_api;
 use plugin_api::{AffineGroups, FileView, ModelDescription, ModelView, Reader};
 
+use super::limits::check_tensor;
 use super::locate::view_of;
 use super::{MappedFile, NamedConverter};
 use crate::error::{Error, ExitCode, PluginResult, Result};
@@ -159,8 +160,8 @@ fn check(plugin: &str, description: &ModelDescription) -> Result<()> {
         if !names.insert(tensor.name.as_str()) {
             return refuse(format!("there are two tensors \"{}\"", tensor.name));
         }
-        if tensor.elements().is_none_or(|count| count > 1 << 48) {
-            return refuse(format!("\"{}\" cannot be that large", tensor.name));
+        if let Err(what) = check_tensor(tensor) {
+            return refuse(what);
         }
     }
     if !description.config.is_object() && !description.config.is_null() {

@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::TensorInfo;
+use llm_quantize_plugin_api::{TensorInfo, json};
 use serde::Deserialize;
 
+use super::links::Inside;
 use super::safetensors::SafetensorsFile;
 use super::{MappedFile, read_small};
 use crate::error::{Error, Result};
@@ -36,8 +37,7 @@ pub struct Weights {
 
 #[derive(Deserialize)]
 struct Index {
-    /// A map with sorted keys, so that every run sees the shards in one order.
-    weight_map: BTreeMap<String, String>,
+    weight_map: WeightMap,
 }
 
 impl Weights {
@@ -52,20 +52,25 @@ impl Weights {
     /// # Errors
     /// If a file is missing or damaged, or the index and the shards disagree.
     pub fn open(folder: &Path) -> Result<Self> {
+        let inside = Inside::of(folder)?;
         let single = folder.join(SINGLE);
         if single.is_file() {
+            inside.check(&single)?;
             let mut weights = Self::default();
             weights.add(SafetensorsFile::open(&single)?);
             return Ok(weights);
         }
         let path = folder.join(INDEX);
+        inside.check(&path)?;
         let index = read_index(&path)?;
-        let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
+        let names: BTreeSet<&str> = index.values().map(String::as_str).collect();
         require_files(folder, &names)?;
         let mut weights = Self::default();
         let mut found = HashMap::new();
         for name in names {
-            let file = SafetensorsFile::open(&folder.join(name))?;
+            let path = folder.join(name);
+            inside.check(&path)?;
+            let file = SafetensorsFile::open(&path)?;
             for (info, _) in &file.tensors {
                 found
                     .entry(info.name.clone())
@@ -88,25 +93,36 @@ impl Weights {
     }
 }
 
-fn read_index(path: &Path) -> Result<Index> {
+/// Tensor names to the files that hold them, with sorted keys, so that every run sees the
+/// shards in one order.
+type WeightMap = BTreeMap<String, String>;
+
+fn read_index(path: &Path) -> Result<WeightMap> {
     let bytes = read_small(path, MAX_INDEX)?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|error| {
-        Error::validation(format!("{} is not a valid index: {error}", path.display()))
-    })?;
+    parse_index(&bytes).map_err(|what| {
+        Error::validation(format!("{} is not a valid index: {what}", path.display()))
+            .suggest("get the index again; it belongs to the shards")
+    })
+}
+
+/// The `weight_map` of an index: which file beside it holds which tensor.
+///
+/// # Errors
+/// What is wrong with it, in words; also if a file's name leads elsewhere.
+pub fn parse_index(bytes: &[u8]) -> std::result::Result<WeightMap, String> {
+    let index: Index = json::from_slice(bytes).map_err(|error| error.to_string())?;
     if index.weight_map.is_empty() {
-        return Err(Error::validation(format!(
-            "{} names no tensors",
-            path.display()
-        )));
+        return Err("it names no tensors".into());
     }
-    for name in index.weight_map.values() {
-        check_shard_name(path, name)?;
-    }
-    Ok(index)
+    index
+        .weight_map
+        .values()
+        .try_for_each(|name| check_shard_name(name))?;
+    Ok(index.weight_map)
 }
 
 /// An index must not lead outside its folder.
-fn check_shard_name(index: &Path, name: &str) -> Result<()> {
+fn check_shard_name(name: &str) -> std::result::Result<(), String> {
     let plain = !name.is_empty()
         && !name.contains(['/', '\\', '\0'])
         && !name.starts_with('.')
@@ -114,11 +130,9 @@ fn check_shard_name(index: &Path, name: &str) -> Result<()> {
     if plain {
         return Ok(());
     }
-    Err(Error::validation(format!(
-        "{} names the shard \"{}\"; a shard is a .safetensors file beside the index",
-        index.display(),
-        name.escape_debug()
-    )))
+    Err(format!(
+        "it names the shard {name:?}; a shard is a .safetensors file beside the index"
+    ))
 }
 
 fn require_files(folder: &Path, names: &BTreeSet<&str>) -> Result<()> {
@@ -136,14 +150,14 @@ fn require_files(folder: &Path, names: &BTreeSet<&str>) -> Result<()> {
     .suggest("finish the download, or copy the shards beside the index"))
 }
 
-fn compare(path: &Path, index: &Index, found: &HashMap<String, Vec<&str>>) -> Result<()> {
+fn compare(path: &Path, index: &WeightMap, found: &HashMap<String, Vec<&str>>) -> Result<()> {
     if let Some((name, shards)) = found.iter().find(|(_, shards)| shards.len() > 1) {
         return Err(disagree(
             path,
             &format!("the tensor \"{name}\" is in {}", shards.join(" and in ")),
         ));
     }
-    for (name, shard) in &index.weight_map {
+    for (name, shard) in index {
         match found.get(name).and_then(|shards| shards.first()) {
             Some(actual) if actual == shard => {}
             Some(actual) => {
@@ -151,13 +165,13 @@ fn compare(path: &Path, index: &Index, found: &HashMap<String, Vec<&str>>) -> Re
                 return Err(disagree(path, &what));
             }
             None => {
-                let missing = index.weight_map.keys().filter(|n| !found.contains_key(*n));
+                let missing = index.keys().filter(|n| !found.contains_key(*n));
                 let names = list(missing.map(String::as_str).collect());
                 return Err(disagree(path, &format!("the shards lack {names}")));
             }
         }
     }
-    let known: HashSet<&str> = index.weight_map.keys().map(String::as_str).collect();
+    let known: HashSet<&str> = index.keys().map(String::as_str).collect();
     let surplus = found.keys().map(String::as_str);
     let surplus: Vec<&str> = surplus.filter(|name| !known.contains(name)).collect();
     if surplus.is_empty() {
@@ -232,6 +246,10 @@ mod tests {
             (index(&[("a", "..\\x.safetensors")]), "beside the index"),
             (index(&[("a", "no.safetensors")]), "no.safetensors"),
             (index(&[]), "names no tensors"),
+            (
+                index(&[("a", ONE)]).replacen("\"a\"", "\"a\":\"x.safetensors\",\"a\"", 1),
+                "\"a\" occurs twice",
+            ),
             ("[]".into(), "not a valid index"),
         ] {
             let error = Weights::open(sharded(&map).path()).unwrap_err();

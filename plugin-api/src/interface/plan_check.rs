@@ -3,6 +3,8 @@
 //! The host runs them before it trusts a plan with a byte of disk; conformance runs
 //! them so that authors see the failure first.
 
+use std::collections::HashSet;
+
 use super::{Error, FileContent, Job, ModelDescription, Plan, Result, Span, Unit};
 
 /// Checks a job's plan against itself and against the model.
@@ -36,12 +38,10 @@ fn check_files(plan: &Plan, model: &ModelDescription) -> Result<()> {
     if let super::Container::Folder(name) = &plan.container {
         check_name(name)?;
     }
-    for (index, file) in plan.files.iter().enumerate() {
+    let mut names = HashSet::new();
+    for file in &plan.files {
         check_name(&file.name)?;
-        if plan.files[..index]
-            .iter()
-            .any(|other| other.name == file.name)
-        {
+        if !names.insert(file.name.as_str()) {
             return Err(Error::internal(format!(
                 "two files are named \"{}\"",
                 file.name

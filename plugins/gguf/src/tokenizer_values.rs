@@ -1,7 +1,18 @@
-//! Between the tokenizer's values and the container's.
+//! Between the tokenizer's values and errors and those of the rest.
+
+use llm_quantize_plugin_api::Error;
 
 use crate::container::{Array, Metadata, StringArray, Value};
-use crate::tokenizer::TokenizerValue;
+use crate::tokenizer::{TokenizerError, TokenizerValue};
+
+/// A tokenizer's error as the host sees it: damaged, or not supported.
+pub fn refused(error: &TokenizerError) -> Error {
+    let message = format!("the tokenizer: {error}");
+    match error.is_damage() {
+        true => Error::corrupt(message),
+        false => Error::unsupported(message),
+    }
+}
 
 /// A tokenizer's value as GGUF stores it.
 pub fn to_value(value: TokenizerValue) -> Value {

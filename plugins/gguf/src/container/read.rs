@@ -16,6 +16,9 @@ use std::ops::Range;
 /// [`super::MAX_TENSOR_NAME`]; other ggml programs are built with longer limits.
 const MAX_NAME_READ: u64 = 1024;
 
+/// The most that the other dimensions of a tensor without weights may come to.
+const MAX_EMPTY: u64 = 1 << 20;
+
 /// The smallest pair: a key of one byte with its length, a type, a one-byte value.
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 
@@ -449,9 +452,13 @@ fn checked_bytes(
         });
     }
     // A zero among the dimensions must not hide an overflow from code that multiplies in
-    // another order.
+    // another order, nor numbers that no data vouches for.
+    let limit = match dims.contains(&0) {
+        true => MAX_EMPTY,
+        false => i64::MAX as u64,
+    };
     let weights = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1)));
-    let fits = weights.is_some_and(|n| i64::try_from(n).is_ok());
+    let fits = weights.is_some_and(|n| n <= limit);
     tensor_bytes(ty, dims)
         .filter(|_| fits)
         .ok_or_else(|| ReadError::TooLarge {

@@ -37,9 +37,9 @@ pub enum ImatrixError {
         counts: usize,
     },
     #[error(
-        "the importance matrix has value {value} at place {index} for tensor \"{tensor}\"; measure it anew"
+        "the importance matrix has value {value} at place {index} for tensor \"{tensor}\", but the mean of squares is finite and not negative; measure it anew"
     )]
-    NotFinite {
+    BadWeight {
         tensor: String,
         index: usize,
         value: f32,

@@ -76,10 +76,10 @@ fn entry(file: &[u8], name: &str, pair: &Pair<'_>) -> Result<Entry, ImatrixError
     let columns = weights.len() / counts.len();
     let mut unseen = 0;
     for (index, (row, &count)) in weights.chunks_exact_mut(columns).zip(&counts).enumerate() {
-        if !count.is_finite() {
+        if !count.is_finite() || count < 0.0 {
             let tensor = format!("{name}{COUNTS}");
             let value = count;
-            return Err(ImatrixError::NotFinite {
+            return Err(ImatrixError::BadWeight {
                 tensor,
                 index,
                 value,

@@ -67,8 +67,8 @@ impl Imatrix {
     /// Reads an importance matrix in either layout from the bytes of its file.
     ///
     /// # Errors
-    /// [`ImatrixError`] if the file is something else, damaged, or holds weights that are not
-    /// finite.
+    /// [`ImatrixError`] if the file is something else, damaged, or holds weights that are negative
+    /// or not finite.
     pub fn parse(file: &[u8]) -> Result<Self, ImatrixError> {
         let imatrix = match file.starts_with(&MAGIC) {
             true => gguf::parse(file)?,
@@ -77,7 +77,7 @@ impl Imatrix {
         if imatrix.entries.is_empty() {
             return Err(ImatrixError::Empty);
         }
-        imatrix.check_finite()?;
+        imatrix.check_weights()?;
         Ok(imatrix)
     }
 
@@ -149,10 +149,12 @@ impl Imatrix {
         }
     }
 
-    fn check_finite(&self) -> Result<(), ImatrixError> {
+    /// Means of squares are neither negative nor infinite.
+    fn check_weights(&self) -> Result<(), ImatrixError> {
+        let bad = |weight: &f32| !weight.is_finite() || *weight < 0.0;
         for (name, entry) in &self.entries {
-            if let Some(index) = entry.weights.iter().position(|w| !w.is_finite()) {
-                return Err(ImatrixError::NotFinite {
+            if let Some(index) = entry.weights.iter().position(bad) {
+                return Err(ImatrixError::BadWeight {
                     tensor: name.clone(),
                     index,
                     value: entry.weights.get(index).copied().unwrap_or(f32::NAN),

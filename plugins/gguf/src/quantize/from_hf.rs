@@ -1,6 +1,6 @@
 //! A Hugging Face model as the source: convert_hf_to_gguf.py's job.
 
-use llm_quantize_plugin_api::{Error, Inputs, Result};
+use llm_quantize_plugin_api::{Inputs, Result};
 
 use super::draft::{Content, Draft, DraftTensor};
 use crate::blocks::BlockType;
@@ -77,7 +77,7 @@ fn tensor_draft(architecture: &str, tensor: MappedTensor, dtype: &str) -> DraftT
 
 fn add_tokenizer(inputs: &dyn Inputs, metadata: &mut Metadata) -> Result<Vec<String>> {
     let found = tokenizer::from_hf(&ModelFiles(inputs))
-        .map_err(|error| Error::unsupported(format!("the tokenizer: {error}")))?;
+        .map_err(|error| tokenizer_values::refused(&error))?;
     for (key, value) in found.tokenizer.entries() {
         metadata.set(&key, tokenizer_values::to_value(value));
     }

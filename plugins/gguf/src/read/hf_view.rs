@@ -132,9 +132,7 @@ fn side_files(host: &Host, stored: &Stored, hf: &HfModel) -> Result<SideFiles> {
         ),
     ];
     if stored.metadata.contains("tokenizer.ggml.model") {
-        let refused = |error: tokenizer::TokenizerError| {
-            Error::unsupported(format!("the tokenizer: {error}"))
-        };
+        let refused = |error| tokenizer_values::refused(&error);
         let lookup = |key: &str| tokenizer_values::from_metadata(&stored.metadata, key);
         let found = GgufTokenizer::from_metadata(&lookup).map_err(refused)?;
         let options = ToHfOptions {

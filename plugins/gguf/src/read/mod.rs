@@ -16,6 +16,9 @@ use crate::quantize::FORMAT;
 use crate::shards::{self, Merged, ShardedTensor};
 use hf_view::SideFiles;
 
+/// Characters of a text that `info` shows.
+const MAX_FACT: usize = 200;
+
 /// Reads GGUF files.
 pub struct GgufConverter {
     host: Host,
@@ -88,7 +91,8 @@ impl Stored {
         let number = |key: &str| self.metadata.unsigned(key).ok().flatten();
         let mut facts = Vec::new();
         let mut add = |name: &str, value: Option<String>| {
-            facts.extend(value.map(|value| (name.to_owned(), value)));
+            let short = |value: String| value.chars().take(MAX_FACT).collect();
+            facts.extend(value.map(|value| (name.to_owned(), short(value))));
         };
         add("architecture", text("general.architecture").map(Into::into));
         add("name", text("general.name").map(Into::into));

@@ -71,6 +71,19 @@ pub enum TokenizerError {
         vocab_size: usize,
     },
 
+    /// Two texts have one id, so that it means neither.
+    #[error("{file}: {first:?} and {second:?} both have the id {id}; only one token can")]
+    SharedId {
+        /// File name inside the model folder.
+        file: String,
+        /// The id.
+        id: u32,
+        /// The one text.
+        first: String,
+        /// The other text.
+        second: String,
+    },
+
     /// The tokenizer's algorithm has no counterpart in llama.cpp's "gpt2" and "llama" vocabularies.
     #[error(
         "tokenizers of kind {kind:?} are not supported: byte-level BPE and SentencePiece BPE are"
@@ -115,6 +128,27 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
+    /// Whether the files are damaged or contradict themselves; if not, they are of a kind that is
+    /// not supported.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Json { .. }
+            | Self::FileTooLarge { .. }
+            | Self::Malformed { .. }
+            | Self::SentencePiece(_)
+            | Self::TooManyTokens { .. }
+            | Self::IdOutOfRange { .. }
+            | Self::SharedId { .. }
+            | Self::Metadata { .. }
+            | Self::DuplicateToken { .. } => true,
+            Self::Missing
+            | Self::UnsupportedKind { .. }
+            | Self::UnknownPreTokenizer(_)
+            | Self::UnknownPreName { .. } => false,
+        }
+    }
+
     /// A well-formed file with a wrong content.
     pub(super) fn malformed(file: &str, what: impl Into<String>) -> Self {
         Self::Malformed {

@@ -2,13 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use llm_quantize_plugin_api::json;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
 
-/// Large vocabularies give tokenizer.json files of some 40 MB; this leaves room for growth.
-const MAX_FILE: usize = 1 << 30;
+/// The most bytes of a file. What is parsed takes many times the memory of its text, so the
+/// limits are not far above what models have: tokenizer.json of large vocabularies some 40 MB,
+/// tokenizer.model 5 MB, configuration files below 1 MB.
+fn limit(name: &str) -> usize {
+    match name {
+        "tokenizer.json" | "vocab.json" | "merges.txt" => 128 << 20,
+        "tokenizer.model" => 32 << 20,
+        _ => 8 << 20,
+    }
+}
 
 /// The files of a model folder, by name.
 ///
@@ -60,13 +69,10 @@ pub(super) fn bytes<'a>(
     let Some(content) = files.get(name) else {
         return Ok(None);
     };
-    if content.len() > MAX_FILE {
+    let limit = limit(name);
+    if content.len() > limit {
         let (file, size) = (name.to_owned(), content.len());
-        return Err(TokenizerError::FileTooLarge {
-            file,
-            size,
-            limit: MAX_FILE,
-        });
+        return Err(TokenizerError::FileTooLarge { file, size, limit });
     }
     // Editors on Windows put a byte order mark in front of UTF-8.
     Ok(Some(
@@ -92,7 +98,7 @@ pub(super) fn json<T: DeserializeOwned>(
     let Some(content) = bytes(files, name)? else {
         return Ok(None);
     };
-    let parsed = serde_json::from_slice(content);
+    let parsed = json::from_slice(content);
     parsed.map(Some).map_err(|source| TokenizerError::Json {
         file: name.to_owned(),
         source,

@@ -4,7 +4,7 @@ use super::TokenizerError;
 use super::value::{AddedAround, SpecialToken, TokenType, TokenizerValue};
 
 /// More tokens than any model has; bounds what a damaged or hostile file can make us allocate.
-pub const MAX_TOKENS: usize = 16 << 20;
+pub const MAX_TOKENS: usize = 2 << 20;
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";

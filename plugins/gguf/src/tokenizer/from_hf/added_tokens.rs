@@ -1,5 +1,7 @@
 //! Tokens that the configuration files add to a tokenizer.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -29,7 +31,7 @@ pub(super) fn complete(
         tokens.extend(from_added_tokens_file(source)?);
     }
     add(tokenizer, tokens)?;
-    let known: Vec<String> = tokenizer
+    let known: HashSet<String> = tokenizer
         .get_added_tokens_decoder()
         .into_values()
         .map(|token| token.content)
@@ -71,6 +73,12 @@ pub(super) fn decoder_entries<'a>(
         entries.push((id, entry));
     }
     entries.sort_by_key(|(id, _)| *id);
+    // "1" and "01" are two keys of JSON, but one id.
+    if let Some([(id, _), _]) = entries.array_windows().find(|[a, b]| a.0 == b.0) {
+        return Err(wrong(&format!(
+            "added_tokens_decoder has the id {id} twice"
+        )));
+    }
     Ok(entries)
 }
 
@@ -118,13 +126,14 @@ pub(super) fn added_tokens_file(source: &Source<'_>) -> Result<Vec<(u64, String)
 }
 
 /// Texts of tokens with a role and of additional special tokens.
-fn special_tokens(source: &Source<'_>) -> Vec<String> {
+fn special_tokens<'a>(source: &'a Source<'_>) -> Vec<String> {
     let config = &source.tokenizer_config;
     let map = &source.special_tokens_map;
     let entry = |key: &str| config.get(key).or_else(|| map.get(key));
+    let mut seen = HashSet::new();
     let mut out: Vec<String> = Vec::new();
-    let mut push = |text: Option<&str>| {
-        if let Some(text) = text.filter(|text| !out.iter().any(|known| known == text)) {
+    let mut push = |text: Option<&'a str>| {
+        if let Some(text) = text.filter(|text| seen.insert(*text)) {
             out.push(text.to_owned());
         }
     };

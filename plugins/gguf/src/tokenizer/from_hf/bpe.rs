@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use llm_quantize_plugin_api::json;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::added_tokens;
@@ -34,11 +35,10 @@ pub(super) fn load(source: &Source<'_>) -> Result<Loaded, TokenizerError> {
             &built
         }
     };
-    let json: TokenizerJson =
-        serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json {
-            file: name.to_owned(),
-            source: error,
-        })?;
+    let json: TokenizerJson = json::from_slice(bytes).map_err(|error| TokenizerError::Json {
+        file: name.to_owned(),
+        source: error,
+    })?;
     if !json.is_bpe() {
         let kind = json.model.kind.unwrap_or_default();
         return Err(TokenizerError::UnsupportedKind { kind });
@@ -62,7 +62,7 @@ pub(super) fn convert(
     source: &mut Source<'_>,
     loaded: &Loaded,
 ) -> Result<GgufTokenizer, TokenizerError> {
-    let vocabulary = Vocabulary::read(&loaded.tokenizer);
+    let vocabulary = Vocabulary::read(&loaded.tokenizer)?;
     let size = vocabulary.size(source.vocab_size()?)?;
     let found = pretokenizer::recognise(&loaded.tokenizer, &loaded.json)?;
     let (tokens, types) = vocabulary.tokens(size, &loaded.tokenizer)?;
@@ -97,16 +97,31 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub(super) fn read(tokenizer: &Tokenizer) -> Self {
-        let mut texts: HashMap<u32, String> = tokenizer
-            .get_vocab(false)
-            .into_iter()
-            .map(|(text, id)| (id, text))
-            .collect();
+    /// # Errors
+    /// If two tokens of the vocabulary have one id; that an added token has the id of one of the
+    /// vocabulary's is usual, and it wins.
+    pub(super) fn read(tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
+        let mut texts: HashMap<u32, String> = HashMap::new();
+        for (text, id) in tokenizer.get_vocab(false) {
+            if let Some(other) = texts.insert(id, text.clone()) {
+                // The vocabulary comes in no order, the message must.
+                let (first, second) = if other < text {
+                    (other, text)
+                } else {
+                    (text, other)
+                };
+                return Err(TokenizerError::SharedId {
+                    file: "tokenizer.json".to_owned(),
+                    id,
+                    first,
+                    second,
+                });
+            }
+        }
         let added: HashMap<u32, AddedToken> =
             tokenizer.get_added_tokens_decoder().into_iter().collect();
         texts.extend(added.iter().map(|(id, token)| (*id, token.content.clone())));
-        Self { texts, added }
+        Ok(Self { texts, added })
     }
 
     /// The number of tokens to write: `vocab_size` of the model, into which all ids must fit.

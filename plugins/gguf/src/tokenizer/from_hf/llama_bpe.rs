@@ -41,7 +41,7 @@ pub(super) fn convert(
     source: &Source<'_>,
     loaded: &Loaded,
 ) -> Result<GgufTokenizer, TokenizerError> {
-    let vocabulary = Vocabulary::read(&loaded.tokenizer);
+    let vocabulary = Vocabulary::read(&loaded.tokenizer)?;
     let size = vocabulary.size(source.vocab_size()?)?;
     let pieces = scores(&vocabulary.texts, &loaded.json.model.merges);
     let mut tokens = Vec::with_capacity(size);

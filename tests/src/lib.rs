@@ -42,8 +42,9 @@ pub fn build_folder() -> &'static Path {
         let target = folder
             .parent()
             .expect("a profile's folder lies in the target folder");
-        cargo_build(target, &["--workspace"]);
-        cargo_build(target, &["--workspace", "--examples"]);
+        // With the examples come the same features as in a test build, so that what
+        // cargo has just built for the tests is not built once more.
+        cargo_build(target, &["--workspace", "--lib", "--bins", "--examples"]);
         folder.to_owned()
     })
 }

@@ -1,6 +1,7 @@
 //! A plugin that prints when it is started.
 
 #![allow(clippy::print_stdout)] // that is the point
+
 mod misbehaving;
 
 use llm_quantize_plugin_api::export_plugin;
@@ -18,6 +19,6 @@ impl misbehaving::Habits for Habit {
     const FORMAT: &'static str = "print-start";
 
     fn at_start() {
-        println!("{}", r#"{"message":"probed"}"#);
+        println!("good morning");
     }
 }

@@ -3,7 +3,8 @@
 //! The process is this program again, with a command of its own ([`child`]). It loads
 //! the library, makes its quantizer and converter and asks for its formats. Whatever
 //! the library does meanwhile (crash, hang, end the process, print) does no harm; this
-//! side ([`watch`]) draws the conclusions.
+//! side ([`watch`]) draws the conclusions. (Another program that uses this library must
+//! call [`serve`] before all else, as the command line does.)
 
 mod child;
 mod message;

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod convert;
 pub mod demo;
 pub mod error;
+pub mod hub;
 pub mod info;
 pub mod job;
 pub mod output;

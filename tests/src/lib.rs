@@ -3,6 +3,8 @@
 // Only tests use this: what cannot be had fails the test.
 #![allow(clippy::expect_used)]
 
+pub mod hub_server;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -100,19 +102,44 @@ impl Run {
     }
 }
 
+/// The program, without what this machine's environment would tell it: no test asks the
+/// real Hub or sees the user's cache.
+pub fn program() -> Command {
+    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
+    let mut command = Command::new(program);
+    for name in [
+        "LLM_QUANTIZE_PLUGIN_PATH",
+        "LLM_QUANTIZE_CACHE",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ] {
+        command.env_remove(name);
+    }
+    command.env("NO_PROXY", "*");
+    command.env("HF_HUB_OFFLINE", "1");
+    command.env("HF_HOME", "/nonexistent");
+    command
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// Runs the program.
 pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
-    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
-    let output: Output = Command::new(program)
-        .args(arguments)
-        .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
-        .output()
-        .expect("the program starts");
-    Run {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    let mut program = program();
+    let output = program.args(arguments).output();
+    output.expect("the program starts").into()
 }
 
 /// Runs the program with JSON results.

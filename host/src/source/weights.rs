@@ -88,6 +88,14 @@ impl Weights {
     }
 }
 
+/// Names of the shards that an index names, sorted.
+///
+/// # Errors
+/// If it is no valid index.
+pub fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.weight_map.into_values().collect())
+}
+
 fn read_index(path: &Path) -> Result<Index> {
     let bytes = read_small(path, MAX_INDEX)?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| {

@@ -24,6 +24,10 @@ pub fn program() -> Command {
         command.env_remove(name);
     }
     command.env("XDG_DATA_HOME", "/nonexistent");
+    // No test may ask the real Hub.
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", "/nonexistent");
     command.stdin(Stdio::null());
     command
 }

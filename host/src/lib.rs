@@ -7,6 +7,7 @@ pub mod convert;
 pub mod demo;
 pub mod error;
 pub mod fatal;
+pub mod hub;
 pub mod info;
 pub mod job;
 pub mod output;

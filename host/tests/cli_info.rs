@@ -74,7 +74,7 @@ fn no_model() {
         document(&output)["suggestion"]
             .as_str()
             .unwrap()
-            .contains("Hub")
+            .contains("HF_HUB_OFFLINE")
     );
 }
 

@@ -3,6 +3,8 @@
 // Only tests use this: what cannot be had fails the test.
 #![allow(clippy::expect_used)]
 
+pub mod hub_server;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -114,7 +116,7 @@ impl Run {
 }
 
 /// The program, in surroundings that are the same for everyone: without the user's
-/// configuration, plugins and cache.
+/// configuration, plugins and cache, and without the real Hub.
 pub fn program() -> Command {
     let name = format!("llm-quantize{}", std::env::consts::EXE_SUFFIX);
     isolated(&build_folder().join(name))
@@ -123,10 +125,24 @@ pub fn program() -> Command {
 /// Any build of the program, in the same surroundings.
 pub fn isolated(program: &Path) -> Command {
     let mut command = Command::new(program);
+    for name in [
+        "LLM_QUANTIZE_PLUGIN_PATH",
+        "LLM_QUANTIZE_PROBE_TIMEOUT",
+        "LLM_QUANTIZE_CACHE",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ] {
+        command.env_remove(name);
+    }
     command
-        .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
-        .env_remove("LLM_QUANTIZE_PROBE_TIMEOUT")
-        .env("LLM_QUANTIZE_CACHE", cache())
+        .env("NO_PROXY", "*")
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", "/nonexistent")
+        .env("XDG_CACHE_HOME", cache())
         .env("XDG_CONFIG_HOME", cache().join("no-config"))
         .env("XDG_DATA_HOME", cache().join("no-data"));
     command
@@ -135,10 +151,16 @@ pub fn isolated(program: &Path) -> Command {
 /// Runs a prepared command to its end.
 pub fn finish(command: &mut Command) -> Run {
     let output: Output = command.output().expect("the program starts");
-    Run {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    output.into()
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

@@ -103,7 +103,8 @@ pub enum Command {
 /// Arguments of `quantize`.
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// A local model folder, or a file or folder that an installed plugin can read
+    /// A local model folder, a file or folder that an installed plugin can read, or a
+    /// Hugging Face Hub id: org/name[/file][@revision]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: String,
     /// A format of an installed plugin, e.g. gguf
@@ -132,7 +133,8 @@ pub struct QuantizeArgs {
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// A file or folder that an installed plugin can read
+    /// A file or folder that an installed plugin can read, or a Hugging Face Hub id:
+    /// org/name[/file][@revision]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub input_model: String,
     /// A format of an installed plugin, or hf for plain safetensors
@@ -169,7 +171,8 @@ pub struct OutputArgs {
 /// Arguments of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A local model folder, or a file or folder that an installed plugin can read
+    /// A local model folder, a file or folder that an installed plugin can read, or a
+    /// Hugging Face Hub id, org/name[/file][@revision], of which only headers are read
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: String,
     /// List every tensor

@@ -1,12 +1,13 @@
 //! `convert`: decodes a quantized model and writes it in another format.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use llm_quantize_plugin_api::{ElementType, FormatDescription, Inputs};
 
 use super::Context;
 use super::args::ConvertArgs;
-use super::produce::{Order, print, produce};
+use super::produce::{Order, print, produce, rehearse};
 use super::quantize::order_of;
 use super::session::{Session, Target};
 use crate::convert::hf;
@@ -23,22 +24,46 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result<()> {
     if let Some(level) = &args.quant_level {
         target.check_level(level)?;
     }
-    let source = session.open(&args.input_model, &target)?;
-    let bits = bits_per_weight(&source);
-    let level = match &args.quant_level {
-        Some(level) => level.clone(),
-        None => nearest_level(&target, &source, bits)?,
+    let model = &args.input_model;
+    context.ui.info(&format!("Loading model: {model}"));
+    let agreed = Cell::new(false);
+    let order_for = |source: &SourceModel| {
+        let order = order(context, args, source, &target, agreed.get());
+        agreed.set(true);
+        order
     };
-    say_route(context, args, &source, &target, &level, bits)?;
-    let order = Order {
-        level,
-        converts: true,
-        ..order_of(&args.output)
-    };
+    // A loss is asked about before a download.
+    let source = session.open(model, &target, |headers| {
+        rehearse(context, &session, headers, &target, &order_for(headers)?)
+    })?;
+    let order = order_for(&source)?;
     match produce(context, &session, &source, &target, &order)? {
         Some(product) => print(context, &product),
         None => Ok(()),
     }
+}
+
+/// What to produce from a source, once the user agreed to what it loses.
+fn order(
+    context: &Context,
+    args: &ConvertArgs,
+    source: &SourceModel,
+    target: &Target,
+    agreed: bool,
+) -> Result<Order> {
+    let bits = bits_per_weight(source);
+    let level = match &args.quant_level {
+        Some(level) => level.clone(),
+        None => nearest_level(target, source, bits)?,
+    };
+    if !agreed {
+        say_route(context, args, source, target, &level, bits)?;
+    }
+    Ok(Order {
+        level,
+        converts: true,
+        ..order_of(&args.output)
+    })
 }
 
 /// Stored bits over all numbers of the source.

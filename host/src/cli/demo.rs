@@ -75,7 +75,7 @@ fn show(
     folder: &Path,
 ) -> Result<Line> {
     let path = folder.to_string_lossy();
-    let source = session.open(&path, target)?;
+    let source = session.open_at(&path, target)?;
     let order = Order {
         level: level.to_owned(),
         folder: folder.with_file_name("out"),

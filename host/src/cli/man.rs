@@ -10,14 +10,41 @@ use crate::error::{Error, ExitCode, Result};
 use crate::output::emit_bytes;
 
 /// Variables that the program looks at, for the manual.
-const ENVIRONMENT: [(&str, &str); 5] = [
+const ENVIRONMENT: [(&str, &str); 11] = [
     (
-        "LLM_QUANTIZE_PLUGIN_PATH",
-        "Folders to look for plugins in, separated like PATH.",
+        "HF_TOKEN",
+        "Token for gated and private models on the Hugging Face Hub; else the file that `hf auth \
+         login` writes is read, or the one that HF_TOKEN_PATH names.",
+    ),
+    (
+        "HF_ENDPOINT",
+        "Address of the Hub or of a mirror, by default https://huggingface.co.",
+    ),
+    (
+        "HF_HOME",
+        "Folder of the Hub's clients, by default ~/.cache/huggingface; models are kept in its \
+         folder hub.",
+    ),
+    (
+        "HF_HUB_CACHE",
+        "Folder of the models, instead of HF_HOME's hub.",
+    ),
+    (
+        "HF_HUB_OFFLINE",
+        "If 1, nothing is downloaded: only models in the cache are used.",
     ),
     (
         "LLM_QUANTIZE_CACHE",
-        "Folder for what can be made anew, such as the results of probing plugins.",
+        "Folder for what can be had again: the results of probing plugins, and in its folder hub \
+         models, apart from those of the Hub's other clients.",
+    ),
+    (
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+        "Proxies for downloads, as usual.",
+    ),
+    (
+        "LLM_QUANTIZE_PLUGIN_PATH",
+        "Folders to look for plugins in, separated like PATH.",
     ),
     (
         "LLM_QUANTIZE_PROBE_TIMEOUT",

@@ -10,7 +10,7 @@ use super::args::OutputFormat;
 use super::plan_view;
 use super::session::{Session, Target};
 use crate::error::{Error, Result};
-use crate::job::{self, Outcome};
+use crate::job::{self, Outcome, Prepared};
 use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
 use crate::source::{SourceModel, config};
 use crate::system;
@@ -65,31 +65,9 @@ pub fn produce(
         false => "Quantizing",
     };
     let bar = Bar::new(Arc::clone(ui), verb);
-    let job_context = job::Context {
-        threads: &session.threads,
-        cancel: &session.cancel,
-        progress: &bar,
-        max_memory: system::memory_budget(order.max_memory),
-    };
-    let request = PlanRequest {
-        format: target.format.clone(),
-        level: order.level.clone(),
-        output_name: order.name.clone(),
-        group_size: order.group_size,
-        options: order.options.clone(),
-        requantize: order.converts,
-        generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
-    };
-    let prepared = job::prepare(
-        &target.plugin,
-        &*target.quantizer,
-        source,
-        &request,
-        &order.folder,
-        &job_context,
-    )?;
+    let job_context = job_context(session, &bar, order);
+    let prepared = prepare(source, target, order, &job_context)?;
     let plan = prepared.job.plan();
-    check_inputs(source, plan)?;
     for warning in &plan.warnings {
         ui.warn(warning);
     }
@@ -106,6 +84,60 @@ pub fn produce(
     ui.info(&format!("Complete: {path} ({size})"));
     let report = report(source, target, &level, &outcome);
     Ok(Some(Product { outcome, report }))
+}
+
+/// Makes all the checks that come before the work, on a model of which perhaps only the
+/// headers are here.
+///
+/// # Errors
+/// What [`produce`] would refuse.
+pub fn rehearse(
+    context: &Context,
+    session: &Session<'_>,
+    source: &SourceModel,
+    target: &Target,
+    order: &Order,
+) -> Result<()> {
+    let bar = Bar::new(Arc::clone(&context.ui), "Checking");
+    let job_context = job_context(session, &bar, order);
+    let prepared = prepare(source, target, order, &job_context)?;
+    prepared.check(source.path(), order.overwrite, &job_context)
+}
+
+fn job_context<'a>(session: &'a Session<'_>, bar: &'a Bar, order: &Order) -> job::Context<'a> {
+    job::Context {
+        threads: &session.threads,
+        cancel: &session.cancel,
+        progress: bar,
+        max_memory: system::memory_budget(order.max_memory),
+    }
+}
+
+fn prepare<'a>(
+    source: &'a SourceModel,
+    target: &'a Target,
+    order: &Order,
+    context: &job::Context<'_>,
+) -> Result<Prepared<'a>> {
+    let request = PlanRequest {
+        format: target.format.clone(),
+        level: order.level.clone(),
+        output_name: order.name.clone(),
+        group_size: order.group_size,
+        options: order.options.clone(),
+        requantize: order.converts,
+        generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
+    };
+    let prepared = job::prepare(
+        &target.plugin,
+        &*target.quantizer,
+        source,
+        &request,
+        &order.folder,
+        context,
+    )?;
+    check_inputs(source, prepared.job.plan())?;
+    Ok(prepared)
 }
 
 /// Prints the result: the output's path, or the document.

@@ -2,9 +2,10 @@
 
 use super::Context;
 use super::args::{OutputArgs, QuantizeArgs};
-use super::produce::{Order, attach_imatrix, print, produce};
+use super::produce::{Order, attach_imatrix, print, produce, rehearse};
 use super::session::Session;
 use crate::error::Result;
+use crate::source::SourceModel;
 
 /// Quantizes a model.
 ///
@@ -16,10 +17,6 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
     // there should not wait for a large model to open.
     let target = session.target(&args.output_format)?;
     target.check_level(&args.quant_level)?;
-    let mut source = session.open(&args.model, &target)?;
-    if let Some(path) = &args.imatrix {
-        attach_imatrix(&mut source, &target, path)?;
-    }
     let order = Order {
         level: args.quant_level.clone(),
         group_size: args.group_size,
@@ -27,6 +24,20 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
         dry_run: args.dry_run,
         ..order_of(&args.output)
     };
+    context.ui.info(&format!("Loading model: {}", args.model));
+    let attach = |source: &mut SourceModel| match &args.imatrix {
+        Some(path) => attach_imatrix(source, &target, path),
+        None => Ok(()),
+    };
+    let mut source = match args.dry_run {
+        // A plan is made from headers.
+        true => session.open_headers(&args.model, |path| session.open_at(path, &target))?,
+        false => session.open(&args.model, &target, |headers| {
+            attach(headers)?;
+            rehearse(context, &session, headers, &target, &order)
+        })?,
+    };
+    attach(&mut source)?;
     match produce(context, &session, &source, &target, &order)? {
         Some(product) => print(context, &product),
         None => Ok(()),

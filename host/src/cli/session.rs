@@ -1,5 +1,6 @@
 //! What commands need that touch models: threads, plugins, and the user's interrupt.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Quantizer};
@@ -9,6 +10,7 @@ use signal_hook::flag;
 use super::Context;
 use crate::convert::hf;
 use crate::error::{Error, ExitCode, Result};
+use crate::hub::{Hub, ModelId, Preview};
 use crate::job::{CancelFlag, Threads, services};
 use crate::plugins::{Plugin, Registry};
 use crate::source::{Located, NamedConverter, SourceModel, locate};
@@ -140,7 +142,7 @@ impl<'a> Session<'a> {
         self.registry.load_named(name, &self.host)
     }
 
-    /// Finds a model and who reads it.
+    /// Finds a local model and who reads it.
     ///
     /// # Errors
     /// If there is none, or nobody reads it.
@@ -162,11 +164,113 @@ impl<'a> Session<'a> {
     /// Opens a model in the view that its target works on best: a plugin reads its
     /// own format natively, so that nothing is lost in translation.
     ///
+    /// A model on the Hub is downloaded; `rehearse` sees its headers before that, and
+    /// what it refuses is not downloaded.
+    ///
+    /// # Errors
+    /// If the model cannot be found, downloaded or read; what `rehearse` says.
+    pub fn open(
+        &self,
+        model: &str,
+        target: &Target,
+        rehearse: impl FnOnce(&mut SourceModel) -> Result<()>,
+    ) -> Result<SourceModel> {
+        let Some((hub, id)) = self.on_hub(model)? else {
+            return self.open_at(model, target);
+        };
+        let preview = hub.preview(&id)?;
+        let path = match preview.is_whole() {
+            true => preview.path().to_owned(),
+            false => {
+                let (mut headers, _) =
+                    self.open_preview(&hub, preview, |path| self.open_at(path, target))?;
+                rehearse(&mut headers)?;
+                drop(headers);
+                hub.fetch(&id)?
+            }
+        };
+        self.open_at(text(&path)?, target)
+    }
+
+    /// Opens a model of which only the headers will be read: nothing else is
+    /// downloaded. `open` opens what is at a path.
+    ///
+    /// # Errors
+    /// If the model cannot be found or read.
+    pub fn open_headers(
+        &self,
+        model: &str,
+        open: impl Fn(&str) -> Result<SourceModel>,
+    ) -> Result<SourceModel> {
+        let Some((hub, id)) = self.on_hub(model)? else {
+            return open(model);
+        };
+        let preview = hub.preview(&id)?;
+        if preview.is_whole() {
+            return open(text(preview.path())?);
+        }
+        let (headers, page) = self.open_preview(&hub, preview, open)?;
+        Ok(headers.standing_for(page.into()))
+    }
+
+    /// Opens what is here of a model, after getting as much of its headers as that
+    /// takes; returns also where the model is.
+    fn open_preview(
+        &self,
+        hub: &Hub,
+        mut preview: Preview,
+        open: impl Fn(&str) -> Result<SourceModel>,
+    ) -> Result<(SourceModel, String)> {
+        loop {
+            let path = text(preview.path())?;
+            let opened = self.headers_end(path).and_then(|end| {
+                let headers = open(path)?;
+                Ok((headers, end))
+            });
+            match opened {
+                Ok((headers, end)) if preview.has(end) => {
+                    return Ok((headers, preview.page().to_owned()));
+                }
+                // Perhaps it only lacks the rest of its header.
+                opened => {
+                    if !hub.read_on(&mut preview)? {
+                        let opened = opened.map_err(|error| preview.explain(error));
+                        return opened.map(|(headers, _)| (headers, preview.page().to_owned()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the headers of a model's files end, as far as its reader says so.
+    fn headers_end(&self, path: &str) -> Result<u64> {
+        let located = self.locate(path)?;
+        match located.plugin() {
+            Some(_) => Ok(located.open(ModelView::Native)?.headers_end()),
+            None => Ok(0),
+        }
+    }
+
+    /// The model's id, if it is no path of this machine and may be on the Hub.
+    fn on_hub(&self, model: &str) -> Result<Option<(Hub, ModelId)>> {
+        // What exists here wins, even if it cannot be read.
+        if std::fs::symlink_metadata(model).is_ok() {
+            return Ok(None);
+        }
+        let Some(id) = ModelId::parse(model) else {
+            return Ok(None);
+        };
+        let ui = Arc::clone(&self.context.ui);
+        let hub = Hub::new(self.formats(), ui, self.cancel.clone())?;
+        Ok(Some((hub, id)))
+    }
+
+    /// Opens what is at a path for a target.
+    ///
     /// # Errors
     /// As [`locate`](Self::locate), and what the reader says.
-    pub fn open(&self, model: &str, target: &Target) -> Result<SourceModel> {
-        self.context.ui.info(&format!("Loading model: {model}"));
-        let located = self.locate(model)?;
+    pub fn open_at(&self, path: &str, target: &Target) -> Result<SourceModel> {
+        let located = self.locate(path)?;
         if located.plugin() != Some(&target.plugin) {
             return located.open(ModelView::HuggingFace);
         }
@@ -175,8 +279,16 @@ impl<'a> Session<'a> {
             return Ok(native);
         }
         // A plugin with several formats, of which the source has another one.
-        self.locate(model)?.open(ModelView::HuggingFace)
+        self.locate(path)?.open(ModelView::HuggingFace)
     }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let path = path.display();
+        Error::other(format!("the path of the cache is not valid text: {path}"))
+            .suggest("set HF_HOME to another folder")
+    })
 }
 
 fn handle_interrupts(cancel: &CancelFlag) -> std::io::Result<()> {

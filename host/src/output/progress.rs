@@ -1,4 +1,5 @@
-//! The progress of a job: a bar on a terminal, else a line for each layer.
+//! The progress of a job or a download: a bar on a terminal, else a line for each layer
+//! or tenth.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -30,10 +31,12 @@ pub struct Bar {
 #[derive(Debug)]
 struct Figures {
     start: Instant,
-    bytes: u64,
+    bytes: AtomicU64,
     bytes_done: AtomicU64,
     layers: u64,
     layers_done: AtomicU64,
+    /// What has no layers: tenths that a line has told.
+    tenths_told: AtomicU64,
 }
 
 impl Bar {
@@ -53,7 +56,7 @@ impl Bar {
         }
         // All of it before the first tick, which is the first time that it is drawn.
         let target = ProgressDrawTarget::stderr();
-        let bar = ProgressBar::with_draw_target(Some(figures.bytes.max(1)), target)
+        let bar = ProgressBar::with_draw_target(Some(figures.bytes.load(Relaxed).max(1)), target)
             .with_prefix(self.label)
             .with_style(style(self.ui.colours(), Arc::clone(figures)));
         bar.enable_steady_tick(TICK);
@@ -66,10 +69,11 @@ impl JobProgress for Bar {
     fn begin(&self, layers: usize, bytes: u64) {
         let figures = Arc::new(Figures {
             start: Instant::now(),
-            bytes,
+            bytes: AtomicU64::new(bytes),
             bytes_done: AtomicU64::new(0),
             layers: layers as u64,
             layers_done: AtomicU64::new(0),
+            tenths_told: AtomicU64::new(0),
         });
         self.running.get_or_init(|| {
             let bar = self.show(&figures);
@@ -80,8 +84,10 @@ impl JobProgress for Bar {
     fn bytes(&self, done: u64) {
         if let Some((figures, bar)) = self.running.get() {
             figures.bytes_done.fetch_add(done, Relaxed);
-            if let Some(bar) = bar {
-                bar.inc(done);
+            match bar {
+                Some(bar) => bar.inc(done),
+                None if figures.reached_a_tenth() => self.tell(figures),
+                None => {}
             }
         }
     }
@@ -92,8 +98,7 @@ impl JobProgress for Bar {
         };
         figures.layers_done.fetch_max(done as u64, Relaxed);
         if bar.is_none() {
-            let line = figures.line(self.label, figures.start.elapsed(), system::rss());
-            self.ui.raw(Verbosity::Normal, &line);
+            self.tell(figures);
         }
     }
 
@@ -102,8 +107,7 @@ impl JobProgress for Bar {
             && let Some((figures, _)) = self.running.get()
         {
             // What the bar said at last stays, as a line.
-            let line = figures.line(self.label, figures.start.elapsed(), system::rss());
-            self.ui.raw(Verbosity::Normal, &line);
+            self.tell(figures);
         }
     }
 }
@@ -116,6 +120,21 @@ impl Drop for Bar {
 }
 
 impl Bar {
+    /// There are so many bytes more to do than was said at the beginning.
+    pub fn add_work(&self, bytes: u64) {
+        if let Some((figures, bar)) = self.running.get() {
+            figures.bytes.fetch_add(bytes, Relaxed);
+            if let Some(bar) = bar {
+                bar.inc_length(bytes);
+            }
+        }
+    }
+
+    fn tell(&self, figures: &Figures) {
+        let line = figures.line(self.label, figures.start.elapsed(), system::rss());
+        self.ui.raw(Verbosity::Normal, &line);
+    }
+
     /// Takes the bar off the screen; whether it was there.
     fn clear(&self) -> bool {
         let Some((_, Some(bar))) = self.running.get() else {
@@ -133,11 +152,19 @@ impl Bar {
 impl Figures {
     /// Hundredths of the bytes that are done.
     fn percent(&self) -> u64 {
-        let done = u128::from(self.bytes_done.load(Relaxed).min(self.bytes));
-        match self.bytes {
+        let bytes = self.bytes.load(Relaxed);
+        let done = u128::from(self.bytes_done.load(Relaxed).min(bytes));
+        match bytes {
             0 => 100,
             all => u64::try_from(done * 100 / u128::from(all)).unwrap_or(100),
         }
+    }
+
+    /// Whether another tenth is done, of what has no layers to be counted. Tells each
+    /// tenth to one caller.
+    fn reached_a_tenth(&self) -> bool {
+        let tenth = self.percent() / 10;
+        self.layers == 0 && self.tenths_told.fetch_max(tenth, Relaxed) < tenth
     }
 
     /// Without a bar: `Quantizing  53% 17/32 layers · …`.
@@ -146,13 +173,14 @@ impl Figures {
         format!("{label} {:>3}% {details}", self.percent())
     }
 
-    /// `17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB`.
+    /// `17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB`; without layers
+    /// `1.2 GB of 2.3 GB · …`, and no memory.
     fn details(&self, elapsed: Duration, memory: Option<u64>) -> String {
-        let done = self.bytes_done.load(Relaxed);
+        let (all, done) = (self.bytes.load(Relaxed), self.bytes_done.load(Relaxed));
         let layers = self.layers_done.load(Relaxed);
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
         let mut text = match self.layers {
-            0 => String::new(),
+            0 => format!("{} of {} · ", bytes(done), bytes(all)),
             all => format!("{layers}/{all} layers · "),
         };
         // Writing to a string cannot fail.
@@ -163,11 +191,11 @@ impl Figures {
             duration(elapsed)
         );
         if elapsed >= SETTLED && rate > 0.0 {
-            let left = self.bytes.saturating_sub(done) as f64 / rate;
+            let left = all.saturating_sub(done) as f64 / rate;
             let left = duration(Duration::from_secs_f64(left.min(1e9)));
             let _ = write!(text, " · {left} left");
         }
-        if let Some(memory) = memory {
+        if let (Some(memory), true) = (memory, self.layers > 0) {
             let _ = write!(text, " · {}", bytes(memory));
         }
         text
@@ -203,10 +231,11 @@ mod tests {
     fn figures(bytes: u64, done: u64) -> Arc<Figures> {
         Arc::new(Figures {
             start: Instant::now(),
-            bytes,
+            bytes: AtomicU64::new(bytes),
             bytes_done: AtomicU64::new(done),
             layers: 32,
             layers_done: AtomicU64::new(17),
+            tenths_told: AtomicU64::new(0),
         })
     }
 
@@ -221,6 +250,20 @@ mod tests {
             line,
             "Quantizing  53% 17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB"
         );
+    }
+
+    #[test]
+    fn a_download_has_no_layers() {
+        let mut figures = Arc::into_inner(figures(250_000_000, 124_000_000)).unwrap();
+        figures.layers = 0;
+        let line = figures.line("Downloading", Duration::from_secs(10), Some(1));
+        assert_eq!(
+            line,
+            "Downloading  49% 124 MB of 250 MB · 12 MB/s · 0:10 elapsed · 0:10 left"
+        );
+        assert!(figures.reached_a_tenth() && !figures.reached_a_tenth());
+        figures.bytes_done.fetch_add(1_000_000, Relaxed);
+        assert!(figures.reached_a_tenth());
     }
 
     #[test]

@@ -106,7 +106,8 @@ fn fits(metadata: &std::fs::Metadata) -> bool {
     metadata.is_file() && metadata.len() <= MAX_BYTES
 }
 
-fn is_side_file(name: &str) -> bool {
+/// Whether a file of this name, without folders, belongs to a model and is no weights.
+pub fn is_side_file(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     if lower == INDEX || lower.ends_with(".index.json") {
         return false;

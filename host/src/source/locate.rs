@@ -110,7 +110,11 @@ fn locate_folder(folder: &Path, converters: &[NamedConverter]) -> Result<Kind> {
     let files = all_files(folder)?;
     match detect(&files, converters) {
         Some(converter) => Ok(Kind::Plugin(converter, files)),
-        None => Err(unknown_folder(folder, &files)),
+        None => {
+            check_regular(folder)?;
+            let names: Vec<&str> = files.iter().map(|file| file.name()).collect();
+            Err(unknown_folder(&folder.display().to_string(), &names))
+        }
     }
 }
 
@@ -177,20 +181,20 @@ fn read_parts(folder: &Path) -> Result<Parts> {
 /// All parts of a file that is one of several, `name-00001-of-00003.ext`, in order;
 /// else the file alone. Any part may be named.
 fn siblings(path: &Path) -> Result<Vec<PathBuf>> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let Some(parts) = name.and_then(PartName::parse) else {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return Ok(vec![path.to_owned()]);
     };
+    let names = all_parts(name);
     let mut found = Vec::new();
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let inside = Inside::of(folder.unwrap_or(Path::new(".")))?;
-    for number in 1..=parts.count {
-        let sibling = path.with_file_name(parts.name(number));
-        if !sibling.is_file() {
+    for name in &names {
+        let sibling = path.with_file_name(name);
+        if names.len() > 1 && !sibling.is_file() {
             return Err(Error::validation(format!(
                 "{} is one of {} files, and {} is missing",
                 path.display(),
-                parts.count,
+                names.len(),
                 sibling.display()
             ))
             .suggest("put all parts into one folder"));
@@ -202,6 +206,14 @@ fn siblings(path: &Path) -> Result<Vec<PathBuf>> {
         found.push(sibling);
     }
     Ok(found)
+}
+
+/// Names of all parts of a file that is one of several, in order; else its own.
+pub fn all_parts(name: &str) -> Vec<String> {
+    match PartName::parse(name) {
+        Some(parts) => (1..=parts.count).map(|number| parts.name(number)).collect(),
+        None => vec![name.to_owned()],
+    }
 }
 
 /// A name of the form `<prefix>-<number>-of-<count>.<extension>`, five digits each.
@@ -269,43 +281,27 @@ fn name_of(path: &Path) -> String {
 }
 
 fn not_found(model: &str) -> Error {
-    let error = Error::model_not_found(format!("there is no file or folder {model}"));
-    match looks_like_hub_id(model) {
-        true => error.suggest(
-            "this looks like a Hugging Face Hub id, and this build does not download: \
-             get the model first and give its folder",
-        ),
-        false => error.suggest("check the path"),
-    }
+    Error::model_not_found(format!("there is no file or folder {model}"))
+        .suggest("check the path; a model on the Hugging Face Hub is named org/name")
 }
 
-/// `org/name` or `org/name@revision`.
-fn looks_like_hub_id(model: &str) -> bool {
-    let id = model.split_once('@').map_or(model, |(id, _)| id);
-    let Some((org, name)) = id.split_once('/') else {
-        return false;
-    };
-    let word = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    word(org) && word(name)
-}
-
-fn unknown_folder(folder: &Path, files: &[Arc<MappedFile>]) -> Error {
-    let path = folder.display();
+/// Parts of a model that are there but no files, which are said first.
+fn check_regular(folder: &Path) -> Result<()> {
     for name in ["config.json", SINGLE, INDEX] {
         let path = folder.join(name);
         if path.exists() && !path.is_file() {
             let path = path.display();
-            return Error::validation(format!("{path} is not a regular file"))
-                .suggest("it must be a file: no folder, pipe or device");
+            return Err(Error::validation(format!("{path} is not a regular file"))
+                .suggest("it must be a file: no folder, pipe or device"));
         }
     }
-    let has = |name: &str| files.iter().any(|file| file.name() == name);
-    let ends = |end: &str| files.iter().any(|file| file.name().ends_with(end));
+    Ok(())
+}
+
+/// Why a folder with these files is no model; `path` says where it is.
+pub fn unknown_folder(path: &str, files: &[&str]) -> Error {
+    let has = |name: &str| files.contains(&name);
+    let ends = |end: &str| files.iter().any(|file| file.ends_with(end));
     if has("adapter_config.json") {
         return Error::validation(format!("{path} holds an adapter (LoRA), not a whole model"))
             .suggest("merge the adapter into its base model first");
@@ -327,7 +323,7 @@ fn unknown_folder(folder: &Path, files: &[Arc<MappedFile>]) -> Error {
     let found = match files {
         [] => "it is empty".to_owned(),
         files => {
-            let names: Vec<&str> = files.iter().take(3).map(|file| file.name()).collect();
+            let names = &files[..files.len().min(3)];
             let more = if files.len() > 3 { ", …" } else { "" };
             format!("it holds {}{more}", names.join(", "))
         }

@@ -22,11 +22,14 @@ use std::sync::Arc;
 
 use llm_quantize_plugin_api::Converter;
 
+pub(crate) use files::is_side_file;
 pub use locate::{Located, locate};
+pub(crate) use locate::{all_parts, unknown_folder};
 pub use map::MappedFile;
 pub use model::SourceModel;
 pub use safetensors::parse_safetensors;
 pub use weights::parse_index;
+pub(crate) use weights::{INDEX, SINGLE, shard_names};
 
 use crate::error::{Error, Result};
 

@@ -83,6 +83,26 @@ impl SourceModel {
         Ok(())
     }
 
+    /// Says that the model is somewhere else: what was opened stands for it.
+    #[must_use]
+    pub fn standing_for(mut self, place: PathBuf) -> Self {
+        self.path = place;
+        self
+    }
+
+    /// Where the headers of its files end at the latest: the first byte of a tensor, in
+    /// the file where that comes last. 0 if the reader does not say where tensors lie.
+    pub fn headers_end(&self) -> u64 {
+        let mut first: HashMap<&Path, u64> = HashMap::new();
+        for tensor in 0..self.model.tensors.len() {
+            if let Ok(Some((file, range))) = self.place(tensor) {
+                let start = first.entry(file.path()).or_insert(range.start);
+                *start = range.start.min(*start);
+            }
+        }
+        first.into_values().max().unwrap_or(0)
+    }
+
     /// Where it was found.
     pub fn path(&self) -> &Path {
         &self.path

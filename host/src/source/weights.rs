@@ -97,6 +97,14 @@ impl Weights {
 /// shards in one order.
 type WeightMap = BTreeMap<String, String>;
 
+/// Names of the shards that an index names, sorted.
+///
+/// # Errors
+/// If it is no valid index.
+pub fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.into_values().collect())
+}
+
 fn read_index(path: &Path) -> Result<WeightMap> {
     let bytes = read_small(path, MAX_INDEX)?;
     parse_index(&bytes).map_err(|what| {

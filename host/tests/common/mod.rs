@@ -29,6 +29,10 @@ pub fn program() -> Command {
         "LLM_QUANTIZE_CACHE",
         concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"),
     );
+    // No test may ask the real Hub.
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", "/nonexistent");
     command.stdin(Stdio::null());
     command
 }

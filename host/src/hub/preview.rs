@@ -1,0 +1,300 @@
+//! A model of which only the headers are here.
+//!
+//! Its small files lie in the cache. Each file of weights is stood for by a sparse file
+//! of the right length: the header, which was asked for by ranges, and after it a hole
+//! that takes no space on the disk. Whoever reads headers finds what a complete
+//! download would show him.
+//!
+//! Safetensors files say how long their header is. What a plugin reads does not say it
+//! to the host: its beginning is got in growing pieces until the plugin is satisfied
+//! and the first tensor lies beyond what is here.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::cache::ModelCache;
+use super::client::Repository;
+use super::download::{Wanted, check_length};
+use super::failure::Failure;
+use super::fetch::{Source, Tell, in_parallel};
+use super::patience::patiently;
+use super::select::Choice;
+use crate::error::{Error, Result};
+
+/// The longest header of a safetensors file.
+const MAX_HEADER: u64 = 100_000_000;
+/// The first piece of a file that only a plugin can read: a small vocabulary.
+const FIRST_PIECE: u64 = 512 << 10;
+/// How much more each further piece brings.
+const GROWTH: u64 = 4;
+/// More than the header of any real model.
+const MOST: u64 = 512 << 20;
+
+/// A model of which perhaps only the headers are here.
+#[derive(Debug)]
+pub struct Preview {
+    path: PathBuf,
+    page: String,
+    /// `None` if the cache has the whole model.
+    stand_in: Option<StandIn>,
+    unread: Option<Unread>,
+}
+
+/// A snapshot with sparse files, and the address of what it stands for.
+#[derive(Debug)]
+struct StandIn {
+    snapshot: PathBuf,
+    address: String,
+    /// Removed at the end.
+    _folder: TempDir,
+}
+
+/// Files whose header may go on beyond what is here.
+#[derive(Debug)]
+pub struct Unread {
+    repository: Repository,
+    files: Vec<(Wanted, PathBuf)>,
+    here: u64,
+}
+
+impl Preview {
+    /// Gets the small files and the headers.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub fn new(repository: Repository, extensions: &[String]) -> Result<Self> {
+        let source = Source::find(&repository)?;
+        let page = repository.page(&source.listing.commit);
+        let (small, weights, own_format) = match source.choose(extensions)? {
+            Choice::Folder { small, sharded } => {
+                source.get(&small, Tell::Nobody)?;
+                (small, source.weights(sharded)?, true)
+            }
+            Choice::File(names) => (Vec::new(), names, false),
+        };
+        let first = weights.first().filter(|_| !own_format);
+        let missing = missing(&source, &weights)?;
+        if missing.is_empty() {
+            source.get(&weights, Tell::Nobody)?;
+            source.note_the_commit();
+            let snapshot = source.cache.snapshot(&source.listing.commit);
+            return Ok(Self {
+                path: first.map_or_else(|| snapshot.clone(), |name| snapshot.join(name)),
+                page,
+                stand_in: None,
+                unread: None,
+            });
+        }
+        let folder = tempfile::tempdir()
+            .map_err(|error| Error::io("create a folder in", &std::env::temp_dir(), error))?;
+        // Under the same names as in the cache: models are named by their folders.
+        let layout = ModelCache::new(folder.path(), repository.id());
+        let snapshot = layout.snapshot(&source.listing.commit);
+        let address = repository.folder_page(&source.listing.commit);
+        for name in small.iter().chain(&weights) {
+            let there = source.path(name);
+            if there.is_file() {
+                link(&there, &snapshot.join(name))?;
+            }
+        }
+        let files = hollow(&snapshot, missing)?;
+        let path = first.map_or_else(|| snapshot.clone(), |name| snapshot.join(name));
+        drop(source);
+        let unread = match own_format {
+            true => {
+                in_parallel(&repository, &files, |(wanted, path)| {
+                    safetensors_header(&repository, wanted, path)
+                })?;
+                None
+            }
+            false => {
+                let mut unread = Unread {
+                    repository,
+                    files,
+                    here: 0,
+                };
+                unread.read_on()?;
+                Some(unread)
+            }
+        };
+        Ok(Self {
+            path,
+            page,
+            stand_in: Some(StandIn {
+                snapshot,
+                address,
+                _folder: folder,
+            }),
+            unread,
+        })
+    }
+
+    /// What to open.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the model is, for people.
+    pub fn page(&self) -> &str {
+        &self.page
+    }
+
+    /// Whether the cache has the model, with its weights.
+    pub fn is_whole(&self) -> bool {
+        self.stand_in.is_none()
+    }
+
+    /// Whether a header that ends at this byte is here.
+    pub fn has(&self, end: u64) -> bool {
+        self.unread.as_ref().is_none_or(|unread| end <= unread.here)
+    }
+
+    /// An error about the stand-in, told about what it stands for.
+    pub fn explain(&self, mut error: Error) -> Error {
+        if let Some(stand_in) = &self.stand_in
+            && let Some(snapshot) = stand_in.snapshot.to_str()
+        {
+            error.message = error.message.replace(snapshot, &stand_in.address);
+        }
+        error
+    }
+
+    /// Takes out what could still be read, if there is anything.
+    pub(super) fn take_unread(&mut self) -> Option<Unread> {
+        let more = |unread: &Unread| {
+            let longest = unread.files.iter().map(|(wanted, _)| wanted.size).max();
+            unread.here < longest.unwrap_or(0).min(MOST)
+        };
+        self.unread.take_if(|unread| more(unread))
+    }
+
+    pub(super) fn put_back(&mut self, unread: Unread) {
+        self.unread = Some(unread);
+    }
+}
+
+impl Unread {
+    /// Gets the next piece of every file.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub(super) fn read_on(&mut self) -> Result<()> {
+        let end = match self.here {
+            0 => FIRST_PIECE,
+            here => here.saturating_mul(GROWTH).min(MOST),
+        };
+        in_parallel(&self.repository, &self.files, |(wanted, path)| {
+            let range = self.here.min(wanted.size)..end.min(wanted.size);
+            let bytes = read_range(&self.repository, wanted, range.clone())?;
+            write_at(path, &bytes, range.start)
+        })?;
+        self.here = end;
+        Ok(())
+    }
+}
+
+/// Those of the weights that the cache does not have.
+fn missing(source: &Source<'_>, weights: &[String]) -> Result<Vec<Wanted>> {
+    let mut missing = Vec::new();
+    for name in weights {
+        if source.path(name).is_file() {
+            continue;
+        }
+        let wanted = source.wanted(name)?;
+        if !source.cache.blob(&wanted.hash).is_file() {
+            missing.push(wanted);
+        }
+    }
+    Ok(missing)
+}
+
+/// Files of the right length with nothing in them.
+fn hollow(snapshot: &Path, missing: Vec<Wanted>) -> Result<Vec<(Wanted, PathBuf)>> {
+    let mut files = Vec::new();
+    for wanted in missing {
+        let path = snapshot.join(&wanted.name);
+        let create = |error| Error::io("create", &path, error);
+        fs::create_dir_all(path.parent().unwrap_or(snapshot)).map_err(create)?;
+        let file = File::create_new(&path).map_err(create)?;
+        file.set_len(wanted.size).map_err(create)?;
+        files.push((wanted, path));
+    }
+    Ok(files)
+}
+
+fn link(to: &Path, path: &Path) -> Result<()> {
+    let link = |error| Error::io("create", path, error);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(link)?;
+    }
+    let to = std::path::absolute(to).map_err(link)?;
+    std::os::unix::fs::symlink(to, path).map_err(link)
+}
+
+/// Asks for the header of a safetensors file, and for nothing else: its length, then
+/// so many bytes.
+fn safetensors_header(repository: &Repository, wanted: &Wanted, path: &Path) -> Result<()> {
+    const LENGTH: u64 = 8;
+    let length = read_range(repository, wanted, 0..LENGTH.min(wanted.size))?;
+    write_at(path, &length, 0)?;
+    let length = length.try_into().map_or(0, u64::from_le_bytes);
+    // A length that cannot be is left to the reader of the file, who says so.
+    let end = LENGTH.saturating_add(length);
+    if length > MAX_HEADER || end > wanted.size {
+        return Ok(());
+    }
+    let header = read_range(repository, wanted, LENGTH..end)?;
+    write_at(path, &header, LENGTH)
+}
+
+fn write_at(path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    let file = File::options().write(true).open(path);
+    let written = file.and_then(|file| file.write_all_at(bytes, offset));
+    written.map_err(|error| Error::io("write", path, error))
+}
+
+fn read_range(
+    repository: &Repository,
+    wanted: &Wanted,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>> {
+    if range.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(patiently(repository, || {
+        try_range(repository, wanted, &range)
+    })?)
+}
+
+fn try_range(
+    repository: &Repository,
+    wanted: &Wanted,
+    range: &std::ops::Range<u64>,
+) -> Result<Vec<u8>, Failure> {
+    let answer = repository.get(&wanted.url, Some(range.clone()), &wanted.name)?;
+    check_length(&answer, wanted)?;
+    let mut body = answer.body;
+    let host = &answer.host;
+    let broke_off = |error: &dyn std::fmt::Display| {
+        Failure::connection(format!(
+            "{host} broke off while sending {}: {error}",
+            wanted.name
+        ))
+    };
+    // A server that sends no parts sends from the beginning.
+    let before = range.start - answer.start;
+    let skipped = std::io::copy(&mut body.by_ref().take(before), &mut std::io::sink());
+    skipped.map_err(|error| broke_off(&error))?;
+    let length = range.end - range.start;
+    let mut bytes = Vec::new();
+    let read = body.take(length).read_to_end(&mut bytes);
+    read.map_err(|error| broke_off(&error))?;
+    match bytes.len() as u64 == length {
+        true => Ok(bytes),
+        false => Err(broke_off(&"it sent less than it was asked for")),
+    }
+}

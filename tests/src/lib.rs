@@ -3,6 +3,12 @@
 // Only tests use this: what cannot be had fails the test.
 #![allow(clippy::expect_used)]
 
+#[cfg(unix)]
+mod limited;
+
+#[cfg(unix)]
+pub use limited::{check_outcome, run_limited};
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -15,7 +15,7 @@ use llm_quantize_fuzz::mutate::{self, Random};
 use llm_quantize_fuzz::tiny::{self, File, WIDTH};
 use llm_quantize_tests::{check_outcome, run_limited};
 
-/// Changed inputs without the variable; each is given to up to three commands.
+/// Changed inputs without the variable; most are given to four commands.
 const CASES: u64 = 200;
 
 /// Failures that are reported before the test gives up.
@@ -121,9 +121,9 @@ impl Kind {
 
 /// A folder with a changed input, and the commands for it.
 struct Case {
+    kind: Kind,
     folder: tempfile::TempDir,
     model: PathBuf,
-    imatrix: bool,
 }
 
 impl Case {
@@ -140,42 +140,44 @@ impl Case {
         for (name, bytes) in files {
             fs::write(place.join(name), bytes).unwrap();
         }
-        let imatrix = matches!(kind, Kind::Imatrix | Kind::LegacyImatrix);
         Self {
             model: place.join(model),
+            kind,
             folder,
-            imatrix,
         }
+    }
+
+    /// The commands that get the input; `out` is their output folder.
+    fn commands(&self, out: &str) -> Vec<Vec<String>> {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let model = text(&self.model);
+        let matrix = text(&self.folder.path().join("model/imatrix"));
+        let mut quantize = vec!["quantize", &model, "gguf", "-q", "Q4_0", "-o", out];
+        quantize.extend(["--set", "allow-requantize=true"]);
+        if matches!(self.kind, Kind::Imatrix | Kind::LegacyImatrix) {
+            quantize.extend(["--imatrix", &matrix]);
+            return vec![words(&quantize)];
+        }
+        let info: Vec<String> = words(&["info", &model]);
+        let convert = words(&["convert", &model, "hf", "-q", "F32", "-o", out, "--force"]);
+        let real = words(&quantize);
+        quantize.push("--dry-run");
+        vec![info, words(&quantize), real, convert]
     }
 
     /// Exit codes of all commands.
     fn run(&self) -> Result<Vec<i32>, String> {
         let out = self.folder.path().join("out");
-        fs::create_dir(&out).unwrap();
-        let model = text(&self.model);
-        let mut quantize: Vec<String> =
-            ["quantize", &model, "gguf", "-q", "Q4_0", "-o", &text(&out)]
-                .map(String::from)
-                .into();
-        quantize.extend(["--set", "allow-requantize=true"].map(String::from));
-        if self.imatrix {
-            quantize.extend([
-                "--imatrix".into(),
-                text(&self.folder.path().join("model/imatrix")),
-            ]);
+        let mut codes = Vec::new();
+        for command in self.commands(&text(&out)) {
+            fs::create_dir_all(&out).unwrap();
+            let failed = |what| format!("{command:?}: {what}");
+            let run = run_limited(&command).map_err(failed)?;
+            check_outcome(&run, &out).map_err(failed)?;
+            codes.push(run.code);
+            fs::remove_dir_all(&out).unwrap();
         }
-        let mut dry = quantize.clone();
-        dry.push("--dry-run".into());
-        let info = vec!["info".into(), model];
-        let commands = [info, dry, quantize];
-        commands[usize::from(self.imatrix)..]
-            .iter()
-            .map(|command| {
-                let run = run_limited(command).map_err(|what| format!("{command:?}: {what}"))?;
-                check_outcome(&run, &out).map_err(|what| format!("{command:?}: {what}"))?;
-                Ok(run.code)
-            })
-            .collect()
+        Ok(codes)
     }
 }
 
@@ -204,7 +206,7 @@ fn a_changed_weight_is_still_a_weight() {
         let at = bytes.len() - 2;
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert_eq!(case.run().unwrap(), [0, 0, 0], "{kind:?}");
+        assert_eq!(case.run().unwrap(), [0; 4], "{kind:?}");
     }
 }
 

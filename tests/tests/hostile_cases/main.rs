@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use llm_quantize_fuzz::tiny::{self, WIDTH};
+use llm_quantize_fuzz::tiny;
 use llm_quantize_tests::{check_outcome, run_limited};
 
 /// Corrupt input.

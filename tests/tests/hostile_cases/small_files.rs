@@ -67,7 +67,7 @@ fn configs() {
             "vocabulary of 10^9",
             |folder| set_config(folder, "vocab_size", json!(1_000_000_000)),
             CORRUPT,
-            "vocab_size",
+            "config.json says [1000000000",
         ),
         (
             "heads of 4 * 10^9",

@@ -4,6 +4,11 @@
 #![allow(clippy::expect_used)]
 
 pub mod hub_server;
+#[cfg(unix)]
+mod limited;
+
+#[cfg(unix)]
+pub use limited::{check_outcome, run_limited};
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;

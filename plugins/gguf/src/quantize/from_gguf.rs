@@ -1,5 +1,7 @@
 //! A GGUF file as the source: llama-quantize's own job.
 
+use std::collections::HashMap;
+
 use llm_quantize_plugin_api::{Error, FileView, Inputs, Result};
 
 use super::draft::{Content, Draft, DraftTensor};
@@ -20,6 +22,8 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
         files.push(FileView { name, bytes });
     }
     let merged = read::merged(&files)?;
+    let described = model.tensors.iter().map(|tensor| tensor.name.as_str());
+    let places: HashMap<&str, usize> = described.zip(0..).collect();
     let tensors = merged
         .tensors
         .into_iter()
@@ -27,7 +31,7 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
             let missing = || Error::internal(format!("\"{}\" is not described", tensor.name));
             Ok(DraftTensor {
                 content: Content::Source {
-                    index: model.tensor_index(&tensor.name).ok_or_else(missing)?,
+                    index: *places.get(tensor.name.as_str()).ok_or_else(missing)?,
                     transform: Transform::None,
                 },
                 layer: layer_of(&tensor.name),

@@ -6,6 +6,7 @@ use llm_quantize_plugin_api::json;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::added_tokens;
+use super::components;
 use super::looks::looks_special;
 use super::slow;
 use super::source::Source;
@@ -43,6 +44,7 @@ pub(super) fn load(source: &Source<'_>) -> Result<Loaded, TokenizerError> {
         let kind = json.model.kind.unwrap_or_default();
         return Err(TokenizerError::UnsupportedKind { kind });
     }
+    components::check(&json)?;
     let mut tokenizer =
         Tokenizer::from_bytes(bytes).map_err(|e| TokenizerError::malformed(name, e.to_string()))?;
     check_count(name, tokenizer.get_vocab_size(true) as u64)?;

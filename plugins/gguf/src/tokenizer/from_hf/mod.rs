@@ -3,6 +3,7 @@
 mod added_tokens;
 pub(super) mod bpe;
 mod chat_template;
+mod components;
 mod llama_bpe;
 mod looks;
 mod post_processor;
@@ -153,5 +154,7 @@ fn begins_without_space(
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Fuzzes every reader for a short while: builds the targets with the address sanitizer (with the stable compiler and
+# without it where no nightly one is installed) and runs each over a copy of its seeds. Writes nothing into the tree.
+# A finding stays in the cache folder; add it to tests/fuzz/seeds/<target>/ when it is fixed.
+#
+# Usage: run.sh [SECONDS]    for each target, default 20
+# Environment: LLM_QUANTIZE_FUZZ (cache folder: cargo-fuzz, build, findings), FUZZ_TARGETS (default: all)
+set -uo pipefail
+seconds=${1:-20}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${LLM_QUANTIZE_FUZZ:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-fuzz}
+cargo_fuzz_version=0.13.2
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+export PATH=$cache/tools/bin:$PATH CARGO_TERM_COLOR=never CARGO_TARGET_DIR=$cache/target
+# The workspace's release profile is for users. Here a sum that overflows is a finding, and links must be quick.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
+export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true CARGO_PROFILE_RELEASE_OPT_LEVEL=2
+
+if ! cargo fuzz --version 2>/dev/null | grep -qF "$cargo_fuzz_version"; then
+  CARGO_TARGET_DIR=$cache/tools-build cargo install --quiet --locked --root "$cache/tools" "cargo-fuzz@$cargo_fuzz_version" || exit 1
+fi
+if cargo +nightly --version >/dev/null 2>&1; then
+  toolchain=nightly sanitizer=address
+else
+  toolchain=$(rustup show active-toolchain | cut -d' ' -f1) sanitizer=none
+fi
+fuzz() { (cd "$here/../.." && cargo "+$toolchain" fuzz "$@" --fuzz-dir "$here" --features targets --sanitizer "$sanitizer"); }
+
+echo "building with $toolchain, sanitizer $sanitizer"
+fuzz build 2>&1 | grep -v '^ *\(Compiling\|Fresh\|Downloaded\)'
+[ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
+binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path '*/release/safetensors' -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")
+
+export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+run_target() {
+  local target=$1 log=$work/$1.log findings=$cache/artifacts/$1 start=$SECONDS status=ok
+  mkdir -p "$work/$target" "$findings"
+  cp "$here/seeds/$target"/* "$work/$target"
+  "$binaries/$target" "$work/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=512 -malloc_limit_mb=256 \
+    -max_len=16384 -print_final_stats=1 -artifact_prefix="$findings/" >"$log" 2>&1 || status=FAILED
+  printf '%-16s %-7s %8s inputs  %s  %d s\n' "$target" "$status" \
+    "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1)" \
+    "$(grep -o 'cov: [0-9]*' "$log" | tail -1)" $((SECONDS - start))
+  [ "$status" = ok ] && return
+  grep -v '^#' "$log" | tail -60
+  echo "the input is in $findings"
+  return 1
+}
+export -f run_target
+export here cache work seconds binaries
+
+# Two at a time; xargs fails if one of them does.
+printf '%s\n' ${FUZZ_TARGETS:-$(ls "$here/seeds")} | xargs -P 2 -I{} bash -c 'run_target {}'

@@ -33,7 +33,7 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result<()> {
     let order = Order {
         level,
         converts: true,
-        ..order_of(&args.output)
+        ..order_of(&args.output, &args.checkpoints)
     };
     match produce(context, &session, &source, &target, &order)? {
         Some(product) => print(context, &product),

@@ -20,12 +20,14 @@ use clap::Parser;
 
 use crate::error::Result;
 use crate::output::emit_error;
+use crate::system;
 use args::{Cli, Command};
 
 pub use context::Context;
 
 /// Runs the program and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    system::raise_file_limit();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

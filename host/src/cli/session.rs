@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Quantizer};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 use super::Context;
 use crate::convert::hf;
 use crate::error::{Error, ExitCode, Result};
-use crate::job::{CancelFlag, Threads, services};
+use crate::job::{CancelFlag, PluginId, Threads, services};
 use crate::plugins::{Plugin, Registry};
 use crate::source::{Located, NamedConverter, SourceModel, locate};
 
@@ -29,8 +29,8 @@ pub struct Session<'a> {
 
 /// Who writes a format.
 pub struct Target {
-    /// Id of the plugin.
-    pub plugin: String,
+    /// The plugin.
+    pub plugin: PluginId,
     /// The format's name.
     pub format: String,
     /// What plans and encodes.
@@ -52,7 +52,7 @@ impl Target {
                 ExitCode::PluginUnavailable,
                 format!(
                     "plugin \"{}\" has no format \"{}\"",
-                    self.plugin, self.format
+                    self.plugin.id, self.format
                 ),
             )
         })
@@ -105,16 +105,19 @@ impl<'a> Session<'a> {
         let format = format.to_ascii_lowercase();
         if format == hf::FORMAT {
             return Ok(Target {
-                plugin: BUILT_IN.into(),
+                plugin: PluginId {
+                    id: BUILT_IN.into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                },
                 format,
                 quantizer: Box::new(hf::HuggingFace),
             });
         }
         let plugin = self.registry.load_format(&format, &self.host)?;
-        let id = plugin.metadata.id;
+        let (id, version) = (plugin.metadata.id, plugin.metadata.version);
         match plugin.quantizer {
             Some(quantizer) => Ok(Target {
-                plugin: id,
+                plugin: PluginId { id, version },
                 format,
                 quantizer,
             }),
@@ -158,6 +161,7 @@ impl<'a> Session<'a> {
             .filter_map(|plugin| {
                 Some(NamedConverter {
                     plugin: plugin.metadata.id,
+                    version: plugin.metadata.version,
                     converter: plugin.converter?,
                 })
             })
@@ -173,7 +177,7 @@ impl<'a> Session<'a> {
     pub fn open(&self, model: &str, target: &Target) -> Result<SourceModel> {
         self.context.ui.info(&format!("Loading model: {model}"));
         let located = self.locate(model)?;
-        if located.plugin() != Some(&target.plugin) {
+        if located.plugin() != Some(&target.plugin.id) {
             return located.open(ModelView::HuggingFace);
         }
         let native = located.open(ModelView::Native)?;
@@ -192,5 +196,6 @@ fn handle_interrupts(cancel: &CancelFlag) -> std::io::Result<()> {
         flag::register_conditional_shutdown(signal, code, cancel.shared())?;
         flag::register(signal, cancel.shared())?;
     }
-    Ok(())
+    // A file that grows over `ulimit -f` is an error with a message, not a death.
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
 }

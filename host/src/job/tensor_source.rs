@@ -1,11 +1,28 @@
 //! What the engine needs of a source model.
 
 use std::ops::Range;
+use std::path::Path;
 
 use llm_quantize_plugin_api::{ElementType, Inputs, TensorView};
 
 use crate::error::{Error, ExitCode, Result};
-use crate::source::SourceModel;
+use crate::source::{MappedFile, SourceModel};
+
+use super::journal::PluginId;
+
+/// Where a model comes from: what a later run recognises it by.
+pub struct Origin<'a> {
+    /// Where it lies.
+    pub path: &'a Path,
+    /// The plugin that reads it, if one does.
+    pub reader: Option<PluginId>,
+    /// The files that hold its tensors.
+    pub weights: Vec<&'a MappedFile>,
+    /// The small files beside them.
+    pub side_files: Vec<&'a MappedFile>,
+    /// What the user handed over, by kind.
+    pub attachments: Vec<(&'a str, &'a MappedFile)>,
+}
 
 /// A model whose tensors can be read piece by piece, from many threads at once.
 pub trait TensorSource: Inputs + Sync {
@@ -32,6 +49,9 @@ pub trait TensorSource: Inputs + Sync {
 
     /// The rows are no longer needed in memory.
     fn release(&self, tensor: usize, rows: Range<u64>);
+
+    /// Where it comes from.
+    fn origin(&self) -> Origin<'_>;
 }
 
 /// Memory that reading some rows takes beyond the file's own pages.
@@ -76,6 +96,22 @@ impl TensorSource for SourceModel {
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
         SourceModel::release(self, tensor, rows);
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            path: self.path(),
+            reader: self
+                .plugin()
+                .zip(self.plugin_version())
+                .map(|(id, version)| PluginId {
+                    id: id.to_owned(),
+                    version: version.to_owned(),
+                }),
+            weights: self.weight_files().collect(),
+            side_files: self.side_files().collect(),
+            attachments: self.attachments().collect(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ui, bytes, duration};
 use crate::cli::args::Verbosity;
-use crate::job::JobProgress;
+use crate::job::{JobProgress, Work};
 use crate::system;
 
 /// How often the figures change on a terminal.
@@ -31,6 +31,8 @@ pub struct Bar {
 struct Figures {
     start: Instant,
     bytes: u64,
+    /// Done by an earlier run: they say nothing about this one's speed.
+    bytes_before: u64,
     bytes_done: AtomicU64,
     layers: u64,
     layers_done: AtomicU64,
@@ -56,6 +58,7 @@ impl Bar {
         let bar = ProgressBar::with_draw_target(Some(figures.bytes.max(1)), target)
             .with_prefix(self.label)
             .with_style(style(self.ui.colours(), Arc::clone(figures)));
+        bar.set_position(figures.bytes_before);
         bar.enable_steady_tick(TICK);
         self.ui.set_bar(Some(bar.clone()));
         Some(bar)
@@ -63,13 +66,14 @@ impl Bar {
 }
 
 impl JobProgress for Bar {
-    fn begin(&self, layers: usize, bytes: u64) {
+    fn begin(&self, work: Work) {
         let figures = Arc::new(Figures {
             start: Instant::now(),
-            bytes,
-            bytes_done: AtomicU64::new(0),
-            layers: layers as u64,
-            layers_done: AtomicU64::new(0),
+            bytes: work.bytes,
+            bytes_before: work.bytes_done,
+            bytes_done: AtomicU64::new(work.bytes_done),
+            layers: work.layers as u64,
+            layers_done: AtomicU64::new(work.layers_done as u64),
         });
         self.running.get_or_init(|| {
             let bar = self.show(&figures);
@@ -105,6 +109,14 @@ impl JobProgress for Bar {
             let line = figures.line(self.label, figures.start.elapsed(), system::rss());
             self.ui.raw(Verbosity::Normal, &line);
         }
+    }
+
+    fn note(&self, message: &str) {
+        self.ui.info(message);
+    }
+
+    fn warn(&self, message: &str) {
+        self.ui.warn(message);
     }
 }
 
@@ -150,7 +162,8 @@ impl Figures {
     fn details(&self, elapsed: Duration, memory: Option<u64>) -> String {
         let done = self.bytes_done.load(Relaxed);
         let layers = self.layers_done.load(Relaxed);
-        let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
+        let fresh = done.saturating_sub(self.bytes_before);
+        let rate = fresh as f64 / elapsed.as_secs_f64().max(1e-3);
         let mut text = match self.layers {
             0 => String::new(),
             all => format!("{layers}/{all} layers · "),
@@ -204,6 +217,7 @@ mod tests {
         Arc::new(Figures {
             start: Instant::now(),
             bytes,
+            bytes_before: 0,
             bytes_done: AtomicU64::new(done),
             layers: 32,
             layers_done: AtomicU64::new(17),
@@ -220,6 +234,17 @@ mod tests {
         assert_eq!(
             line,
             "Quantizing  53% 17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB"
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_is_done_but_not_fast() {
+        let mut resumed = figures(1000, 600);
+        Arc::get_mut(&mut resumed).unwrap().bytes_before = 500;
+        let line = resumed.line("Quantizing", Duration::from_secs(10), None);
+        assert_eq!(
+            line,
+            "Quantizing  60% 17/32 layers · 10 B/s · 0:10 elapsed · 0:40 left"
         );
     }
 

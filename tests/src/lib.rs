@@ -3,6 +3,8 @@
 // Only tests use this: what cannot be had fails the test.
 #![allow(clippy::expect_used)]
 
+pub mod safetensors;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,30 @@ pub fn fixture(name: &str) -> PathBuf {
 /// The built-in model as a folder.
 pub fn tiny_llama() -> PathBuf {
     fixture("tiny-llama")
+}
+
+/// Writes the built-in model with its layers repeated: a run over it takes long enough to
+/// be caught in the middle.
+pub fn deep_llama(folder: &Path, layers: usize) {
+    use safetensors::{Tensor, read_safetensors, write_safetensors};
+    copy_folder(&tiny_llama(), folder);
+    edit_json(&folder.join("config.json"), |config| {
+        config["num_hidden_layers"] = Value::from(layers);
+    });
+    let path = folder.join("model.safetensors");
+    let (blocks, mut tensors): (Vec<Tensor>, Vec<Tensor>) = read_safetensors(&path)
+        .into_iter()
+        .partition(|tensor| tensor.name.contains("layers.0."));
+    tensors.retain(|tensor| !tensor.name.contains("layers."));
+    for layer in 0..layers {
+        tensors.extend(blocks.iter().cloned().map(|mut tensor| {
+            tensor.name = tensor
+                .name
+                .replace("layers.0.", &format!("layers.{layer}."));
+            tensor
+        }));
+    }
+    write_safetensors(&path, &tensors);
 }
 
 /// Where cargo puts what it builds with the tests' own profile. Builds the program, its
@@ -100,19 +126,36 @@ impl Run {
     }
 }
 
-/// Runs the program.
-pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
-    let program = build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX));
-    let output: Output = Command::new(program)
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Path of the built program.
+pub fn program() -> PathBuf {
+    build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// A command in the environment that the tests count on.
+pub fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_remove("LLM_QUANTIZE_PLUGIN_PATH")
-        .output()
-        .expect("the program starts");
-    Run {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+        .env_remove("LLM_QUANTIZE_CHECKPOINT_DIR");
+    command
+}
+
+/// Runs the program.
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Run {
+    let arguments: Vec<S> = arguments.into_iter().collect();
+    let output = command(program(), &arguments).output();
+    output.expect("the program starts").into()
 }
 
 /// Runs the program with JSON results.

@@ -62,3 +62,6 @@ pub struct Outcome {
     /// Of these, the pieces that an earlier run had finished.
     pub pieces_resumed: usize,
 }
+
+#[cfg(test)]
+mod tests;

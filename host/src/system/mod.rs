@@ -29,7 +29,9 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     let absolute = std::path::absolute(path).ok()?;
     let existing = absolute.ancestors().find(|folder| folder.exists())?;
     let disk = rustix::fs::statvfs(existing).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
+    // File systems without a size of their own (ramfs, some network ones) say zero.
+    let sized = disk.f_blocks > 0;
+    sized.then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Lets the process open as many files as the system allows it: a model may have

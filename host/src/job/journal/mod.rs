@@ -88,7 +88,7 @@ impl Place {
     /// If there is a journal and it cannot be removed.
     pub fn remove(&self) -> Result<()> {
         match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if !is_absent(&error) => {
                 let error = Error::io("remove the checkpoint", &self.path, error);
                 return Err(error.class(ExitCode::Checkpoint));
             }
@@ -128,6 +128,12 @@ fn find_named(named: &Path) -> Result<PathBuf> {
             first.display()
         ))),
     }
+}
+
+/// There is no file of that name, nor could there be one.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
 }
 
 /// An error about a journal, with what can always be done.

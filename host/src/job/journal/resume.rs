@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::header::FORMAT_VERSION;
 use super::record::{Line, Record, parse};
-use super::{Header, Place, refused};
+use super::{Header, Place, is_absent, refused};
 use crate::error::{Error, Result};
 use crate::job::output_map::{OutputMap, release};
 use crate::job::pieces::Piece;
@@ -42,7 +42,7 @@ pub fn read(place: &Place) -> Result<Option<Found>> {
     let path = &place.path;
     let bytes = match read_limited(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(refused(path, &format!("cannot be read: {error}"))),
     };
     let end = bytes.iter().position(|byte| *byte == b'\n');

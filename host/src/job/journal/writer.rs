@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const MAX_AGE: Duration = Duration::from_secs(2);
 /// Nor until there is more of the output than this.
 const MAX_BYTES: u64 = 64 << 20;
+/// The most messages that are gathered before anything is written.
+const MAX_GROUP: usize = 1024;
 
 /// A piece that was encoded.
 #[derive(Debug)]
@@ -144,8 +146,8 @@ impl<S: Storage> Writer<S> {
                 Err(RecvTimeoutError::Timeout) => due = true,
                 Err(RecvTimeoutError::Disconnected) => ended = true,
             }
-            // Whatever came during the last commit goes into one.
-            while let Ok(message) = receiver.try_recv() {
+            // What came during the last commit goes into one.
+            for message in receiver.try_iter().take(MAX_GROUP) {
                 due |= self.take(message);
             }
             if due || ended {
@@ -365,6 +367,7 @@ mod tests {
         let start = Instant::now();
         while journal.finished(piece(0, 0, true)) {
             assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
         }
         let (recorded, result) = journal.finish();
         assert_eq!(recorded, 0);

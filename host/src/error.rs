@@ -198,6 +198,11 @@ impl Error {
         Self::new(ExitCode::UnsupportedConversion, message)
     }
 
+    /// [`ExitCode::Interrupted`].
+    pub fn interrupted() -> Self {
+        Self::new(ExitCode::Interrupted, "interrupted")
+    }
+
     /// An operation on a file failed: `action` is a verb such as `read`.
     pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
@@ -210,9 +215,7 @@ impl Error {
             class,
             format!("cannot {action} {}: {source}", path.display()),
         );
-        if source.kind() == Io::PermissionDenied {
-            error.suggestion = Some("check the permissions of the file and its folder".into());
-        }
+        error.suggestion = io_advice(&source).map(str::to_owned);
         error.source = Some(Box::new(source));
         error
     }
@@ -249,6 +252,26 @@ impl Error {
     pub fn class(mut self, class: ExitCode) -> Self {
         self.class = class;
         self
+    }
+}
+
+/// What to do about a failed operation, where that is known.
+fn io_advice(error: &std::io::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+    use std::io::ErrorKind as Io;
+    match error.kind() {
+        Io::PermissionDenied => Some("check the permissions of the file and its folder"),
+        Io::ReadOnlyFilesystem => Some("choose a folder on a disk that can be written"),
+        Io::FileTooLarge => Some(
+            "the file system or the limit on file sizes (`ulimit -f`) allows no file of this \
+             size: choose another folder, or raise the limit",
+        ),
+        _ => match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => Some(
+                "too many files are open: raise the limit (`ulimit -n`), or close other programs",
+            ),
+            _ => None,
+        },
     }
 }
 
@@ -327,5 +350,20 @@ mod tests {
         let error = Error::io("write", Path::new("/x"), full);
         assert_eq!(error.class, ExitCode::DiskSpace);
         assert!(error.message.contains("/x"));
+    }
+
+    #[test]
+    fn limits_of_the_system_say_how_to_raise_them() {
+        use rustix::io::Errno;
+        for (errno, words) in [
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NFILE, "ulimit -n"),
+            (Errno::FBIG, "ulimit -f"),
+            (Errno::ROFS, "can be written"),
+            (Errno::ACCESS, "permissions"),
+        ] {
+            let error = Error::io("open", Path::new("/x"), errno.into());
+            assert!(error.advice().contains(words), "{error:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 pub mod hub_server;
 #[cfg(unix)]
 mod limited;
+pub mod safetensors;
 
 #[cfg(unix)]
 pub use limited::{check_outcome, run_limited};
@@ -34,6 +35,30 @@ pub fn fixture(name: &str) -> PathBuf {
 /// The built-in model as a folder.
 pub fn tiny_llama() -> PathBuf {
     fixture("tiny-llama")
+}
+
+/// Writes the built-in model with its layers repeated: a run over it takes long enough to
+/// be caught in the middle.
+pub fn deep_llama(folder: &Path, layers: usize) {
+    use safetensors::{Tensor, read_safetensors, write_safetensors};
+    copy_folder(&tiny_llama(), folder);
+    edit_json(&folder.join("config.json"), |config| {
+        config["num_hidden_layers"] = Value::from(layers);
+    });
+    let path = folder.join("model.safetensors");
+    let (blocks, mut tensors): (Vec<Tensor>, Vec<Tensor>) = read_safetensors(&path)
+        .into_iter()
+        .partition(|tensor| tensor.name.contains("layers.0."));
+    tensors.retain(|tensor| !tensor.name.contains("layers."));
+    for layer in 0..layers {
+        tensors.extend(blocks.iter().cloned().map(|mut tensor| {
+            tensor.name = tensor
+                .name
+                .replace("layers.0.", &format!("layers.{layer}."));
+            tensor
+        }));
+    }
+    write_safetensors(&path, &tensors);
 }
 
 /// Where cargo puts what it builds with the tests' own profile. Builds the program, its
@@ -123,17 +148,22 @@ impl Run {
 /// The program, in surroundings that are the same for everyone: without the user's
 /// configuration, plugins and cache, and without the real Hub.
 pub fn program() -> Command {
-    let name = format!("llm-quantize{}", std::env::consts::EXE_SUFFIX);
-    isolated(&build_folder().join(name))
+    isolated(program_path())
 }
 
-/// Any build of the program, in the same surroundings.
-pub fn isolated(program: &Path) -> Command {
+/// Path of the built program.
+pub fn program_path() -> PathBuf {
+    build_folder().join(format!("llm-quantize{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Any build of the program, or a shell that starts it, in the same surroundings.
+pub fn isolated(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for name in [
         "LLM_QUANTIZE_PLUGIN_PATH",
         "LLM_QUANTIZE_PROBE_TIMEOUT",
         "LLM_QUANTIZE_CACHE",
+        "LLM_QUANTIZE_CHECKPOINT_DIR",
         "HF_TOKEN",
         "HF_TOKEN_PATH",
         "HUGGING_FACE_HUB_TOKEN",

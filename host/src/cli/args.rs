@@ -4,11 +4,15 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use llm_quantize_plugin_api::{INTERFACE_VERSION, parse_size};
 
 /// Group sizes that the command line takes; a format may allow fewer.
 const GROUP_SIZES: [i64; 5] = [32, 64, 128, 256, -1];
+
+/// The variable that names a folder for checkpoints.
+pub const CHECKPOINT_DIR: &str = "LLM_QUANTIZE_CHECKPOINT_DIR";
 
 /// Program and interface version, for `--version`.
 pub fn version() -> &'static str {
@@ -122,6 +126,9 @@ pub struct QuantizeArgs {
     /// Importance matrix of the model
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub imatrix: Option<PathBuf>,
+    /// What is kept of an interrupted run
+    #[command(flatten)]
+    pub checkpoints: CheckpointArgs,
     /// Memory budget of the process, e.g. 8G [default: 80 % of what is free]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
@@ -145,6 +152,9 @@ pub struct ConvertArgs {
     /// Where the output goes, and how
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What is kept of an interrupted run
+    #[command(flatten)]
+    pub checkpoints: CheckpointArgs,
     /// Do not ask about loss of quality
     #[arg(long)]
     pub force: bool,
@@ -166,6 +176,23 @@ pub struct OutputArgs {
     /// Replace an existing output
     #[arg(long)]
     pub overwrite: bool,
+}
+
+/// What is kept of an interrupted run, and used by the next one.
+#[derive(Debug, Clone, Args)]
+pub struct CheckpointArgs {
+    /// Keep no checkpoint, and use none: start from the beginning
+    #[arg(long, conflicts_with = "resume")]
+    pub no_checkpoints: bool,
+    /// Folder for the checkpoint [default: .checkpoint in the output folder]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
+    #[arg(env = CHECKPOINT_DIR, hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub checkpoint_dir: Option<PathBuf>,
+    /// Continue this checkpoint, or the only one in this folder; without it the same
+    /// command finds its own
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub resume: Option<PathBuf>,
 }
 
 /// Arguments of `info`.
@@ -331,6 +358,7 @@ mod tests {
             "quantize m gguf -q Q4 -n a/b",
             "quantize m gguf -q Q4 -n ..",
             "--threads 0 info m",
+            "quantize m gguf -q Q4 --no-checkpoints --resume x",
             "info m --verbosity loud",
             "plugin info",
         ] {

@@ -62,7 +62,7 @@ fn order(
     Ok(Order {
         level,
         converts: true,
-        ..order_of(&args.output)
+        ..order_of(&args.output, &args.checkpoints)
     })
 }
 

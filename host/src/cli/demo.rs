@@ -11,6 +11,7 @@ use super::produce::{Order, produce};
 use super::session::{Session, Target};
 use crate::demo::{NAME, relative_error, write_model};
 use crate::error::{Error, ExitCode, Result};
+use crate::job::Checkpoints;
 use crate::output::{Align, Table, bytes, emit, emit_json};
 use crate::source::SourceModel;
 
@@ -80,6 +81,10 @@ fn show(
         level: level.to_owned(),
         folder: folder.with_file_name("out"),
         overwrite: true,
+        checkpoints: Checkpoints {
+            off: true,
+            ..Checkpoints::default()
+        },
         ..Order::default()
     };
     let product = produce(context, session, &source, target, &order)?

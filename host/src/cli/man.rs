@@ -5,12 +5,16 @@ use std::path::Path;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::args::{Cli, ManArgs};
+use super::args::{CHECKPOINT_DIR, Cli, ManArgs};
 use crate::error::{Error, ExitCode, Result};
 use crate::output::emit_bytes;
 
 /// Variables that the program looks at, for the manual.
-const ENVIRONMENT: [(&str, &str); 11] = [
+const ENVIRONMENT: [(&str, &str); 12] = [
+    (
+        CHECKPOINT_DIR,
+        "Folder for checkpoints, instead of .checkpoint in the output folder.",
+    ),
     (
         "HF_TOKEN",
         "Token for gated and private models on the Hugging Face Hub; else the file that `hf auth \

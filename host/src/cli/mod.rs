@@ -22,12 +22,14 @@ use crate::error::Result;
 use crate::fatal;
 use crate::output::emit_error;
 use crate::plugins::probe;
+use crate::system;
 use args::{Cli, Command, OutputFormat};
 
 pub use context::Context;
 
 /// Runs the program and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    system::raise_file_limit();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some(code) = probe::serve(&arguments) {
         return code;

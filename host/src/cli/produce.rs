@@ -10,7 +10,7 @@ use super::args::OutputFormat;
 use super::plan_view;
 use super::session::{Session, Target};
 use crate::error::{Error, Result};
-use crate::job::{self, Outcome, Prepared};
+use crate::job::{self, Checkpoints, Outcome, Prepared};
 use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
 use crate::source::{SourceModel, config};
 use crate::system;
@@ -32,6 +32,8 @@ pub struct Order {
     pub max_memory: Option<u64>,
     /// Replace what is there.
     pub overwrite: bool,
+    /// What to keep for a run that continues this one.
+    pub checkpoints: Checkpoints,
     /// Print the plan and stop.
     pub dry_run: bool,
     /// A model is converted, not quantized: what is told while it runs, and that a
@@ -76,10 +78,10 @@ pub fn produce(
         return Ok(None);
     }
     let level = plan.level.clone();
-    prepared.check(source.path(), order.overwrite, &job_context)?;
+    let ready = prepared.check(order.overwrite, &order.checkpoints, &job_context)?;
     let format = target.format.to_uppercase();
     ui.info(&format!("{verb} to {format} {level}"));
-    let outcome = prepared.run(&job_context, || ui.info("Validating output..."))?;
+    let outcome = ready.run(&job_context, || ui.info("Validating output..."))?;
     let (path, size) = (outcome.path.display(), bytes(outcome.file_size));
     ui.info(&format!("Complete: {path} ({size})"));
     let report = report(source, target, &level, &outcome);
@@ -101,7 +103,7 @@ pub fn rehearse(
     let bar = Bar::new(Arc::clone(&context.ui), "Checking");
     let job_context = job_context(session, &bar, order);
     let prepared = prepare(source, target, order, &job_context)?;
-    prepared.check(source.path(), order.overwrite, &job_context)
+    prepared.rehearse(order.overwrite, &order.checkpoints, &job_context)
 }
 
 fn job_context<'a>(session: &'a Session<'_>, bar: &'a Bar, order: &Order) -> job::Context<'a> {
@@ -202,6 +204,9 @@ fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome)
         original_dtype: source.original_dtype(),
         original_size: source.total_bytes(),
         layers_processed: layers,
+        layers_resumed: outcome.layers_resumed as u64,
+        pieces_total: outcome.pieces as u64,
+        pieces_resumed: outcome.pieces_resumed as u64,
         more: measures
             .map(|(name, value)| (name.clone(), (*value).into()))
             .collect(),

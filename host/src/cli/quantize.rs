@@ -1,10 +1,11 @@
 //! `quantize`.
 
 use super::Context;
-use super::args::{OutputArgs, QuantizeArgs};
+use super::args::{CheckpointArgs, OutputArgs, QuantizeArgs};
 use super::produce::{Order, attach_imatrix, print, produce, rehearse};
 use super::session::Session;
 use crate::error::Result;
+use crate::job::Checkpoints;
 use crate::source::SourceModel;
 
 /// Quantizes a model.
@@ -22,7 +23,7 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
         group_size: args.group_size,
         max_memory: args.max_memory,
         dry_run: args.dry_run,
-        ..order_of(&args.output)
+        ..order_of(&args.output, &args.checkpoints)
     };
     context.ui.info(&format!("Loading model: {}", args.model));
     let attach = |source: &mut SourceModel| match &args.imatrix {
@@ -45,12 +46,23 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
 }
 
 /// The part of an order that several commands take in the same way.
-pub fn order_of(args: &OutputArgs) -> Order {
+pub fn order_of(args: &OutputArgs, checkpoints: &CheckpointArgs) -> Order {
     Order {
         folder: args.output_dir.clone(),
         name: args.output_name.clone(),
         options: args.set.clone(),
         overwrite: args.overwrite,
+        checkpoints: checkpoints_of(checkpoints),
         ..Order::default()
+    }
+}
+
+/// An empty variable is an unset one.
+fn checkpoints_of(args: &CheckpointArgs) -> Checkpoints {
+    let folder = args.checkpoint_dir.as_ref();
+    Checkpoints {
+        off: args.no_checkpoints,
+        folder: folder.filter(|path| !path.as_os_str().is_empty()).cloned(),
+        resume: args.resume.clone(),
     }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Quantizer};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 use super::Context;
 use crate::convert::hf;
 use crate::error::{Error, ExitCode, Result};
 use crate::hub::{Hub, ModelId, Preview};
-use crate::job::{CancelFlag, Threads, services};
+use crate::job::{CancelFlag, PluginId, Threads, services};
 use crate::plugins::{Plugin, Registry};
 use crate::source::{Located, NamedConverter, SourceModel, locate};
 
@@ -31,8 +31,8 @@ pub struct Session<'a> {
 
 /// Who writes a format.
 pub struct Target {
-    /// Id of the plugin.
-    pub plugin: String,
+    /// The plugin.
+    pub plugin: PluginId,
     /// The format's name.
     pub format: String,
     /// What plans and encodes.
@@ -54,7 +54,7 @@ impl Target {
                 ExitCode::PluginUnavailable,
                 format!(
                     "plugin \"{}\" has no format \"{}\"",
-                    self.plugin, self.format
+                    self.plugin.id, self.format
                 ),
             )
         })
@@ -108,16 +108,20 @@ impl<'a> Session<'a> {
         let format = format.to_ascii_lowercase();
         if format == hf::FORMAT {
             return Ok(Target {
-                plugin: BUILT_IN.into(),
+                plugin: PluginId {
+                    id: BUILT_IN.into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                },
                 format,
                 quantizer: Arc::new(hf::HuggingFace),
             });
         }
         let plugin = self.registry.load_format(&format, &self.host)?;
-        let id = plugin.metadata.id.clone();
+        let metadata = &plugin.metadata;
+        let (id, version) = (metadata.id.clone(), metadata.version.clone());
         match &plugin.quantizer {
             Some(quantizer) => Ok(Target {
-                plugin: id,
+                plugin: PluginId { id, version },
                 format,
                 quantizer: Arc::clone(quantizer),
             }),
@@ -154,6 +158,7 @@ impl<'a> Session<'a> {
             .filter_map(|plugin| {
                 Some(NamedConverter {
                     plugin: plugin.metadata.id.clone(),
+                    version: plugin.metadata.version.clone(),
                     converter: plugin.converter.clone()?,
                 })
             })
@@ -271,7 +276,7 @@ impl<'a> Session<'a> {
     /// As [`locate`](Self::locate), and what the reader says.
     pub fn open_at(&self, path: &str, target: &Target) -> Result<SourceModel> {
         let located = self.locate(path)?;
-        if located.plugin() != Some(&target.plugin) {
+        if located.plugin() != Some(&target.plugin.id) {
             return located.open(ModelView::HuggingFace);
         }
         let native = located.open(ModelView::Native)?;
@@ -298,5 +303,6 @@ fn handle_interrupts(cancel: &CancelFlag) -> std::io::Result<()> {
         flag::register_conditional_shutdown(signal, code, cancel.shared())?;
         flag::register(signal, cancel.shared())?;
     }
-    Ok(())
+    // A file that grows over `ulimit -f` is an error with a message, not a death.
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
 }

@@ -11,7 +11,7 @@ use super::listing::Listing;
 use super::patience::patiently;
 use super::select::{Choice, choose};
 use crate::error::{Error, ExitCode, Result};
-use crate::job::JobProgress;
+use crate::job::{JobProgress, Work};
 use crate::output::{Bar, bytes};
 use crate::source::{INDEX, SINGLE, shard_names};
 use crate::system;
@@ -199,7 +199,10 @@ impl<'a> Source<'a> {
         if tell == Tell::User {
             self.announce(coming.len(), all, kept);
             if !coming.is_empty() {
-                progress.begin(0, all - kept);
+                progress.begin(Work {
+                    bytes: all - kept,
+                    ..Work::default()
+                });
             }
         }
         in_parallel(self.repository, &missing, |wanted| {

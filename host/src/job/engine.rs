@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llm_quantize_plugin_api::{ElementType, EncodeCall, Job, Plan, TensorView, Unit};
+use llm_quantize_plugin_api::{ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit};
 
+use super::journal::{Finished, Journal, Record, checksum};
 use super::output_map::{self, OutputMap};
-use super::pieces::{Piece, cut};
-use super::progress::{JobProgress, LayerCounter};
+use super::pieces::Piece;
+use super::progress::{JobProgress, LayerCounter, Work};
 use super::staging::span_range;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
@@ -31,26 +32,44 @@ pub struct Engine<'a> {
     pub cancel: &'a CancelFlag,
     /// Who is told.
     pub progress: &'a dyn JobProgress,
+    /// All pieces of the plan.
+    pub pieces: &'a [Piece],
+    /// Counts the layers.
+    pub layers: &'a LayerCounter,
+    /// Who records the finished ones.
+    pub journal: Option<&'a Journal>,
 }
 
-/// A piece and the parts of the output that it fills. Each is taken by one thread.
-type Task<'a> = Mutex<Option<(Piece, Vec<&'a mut [u8]>)>>;
+/// The place of a piece and the parts of the output that it fills. Each is taken by one
+/// thread.
+type Task<'a> = Mutex<Option<(usize, Vec<&'a mut [u8]>)>>;
+
+/// A piece that was encoded.
+struct Encoded {
+    crc: u32,
+    bytes: u64,
+    measures: Vec<Measure>,
+}
 
 impl Engine<'_> {
-    /// Writes literals and encodes all units into the maps, which are the plan's
-    /// files in order.
+    /// Writes literals and encodes the pieces that are not done into the maps, which are
+    /// the plan's files in order. `done` has for each piece what was measured, if an
+    /// earlier run did it.
     ///
     /// # Errors
     /// The first failing piece's; work not yet begun is skipped.
-    pub fn run(&self, maps: &mut [OutputMap]) -> Result<Measures> {
+    pub fn run(
+        &self,
+        maps: &mut [OutputMap],
+        mut done: Vec<Option<Vec<Measure>>>,
+    ) -> Result<Measures> {
         let plan = self.job.plan();
         self.write_literals(maps)?;
-        let pieces = cut(plan, self.source.model());
-        let layers = LayerCounter::new(plan, &pieces);
-        self.progress.begin(layers.total(), self.input_bytes(plan));
-        let tasks = assign(plan, pieces, maps)?;
+        let is_done = |place: usize| done.get(place).is_some_and(Option::is_some);
+        self.progress.begin(self.work(is_done));
+        let tasks = assign(plan, self.pieces, is_done, maps)?;
         let next = AtomicUsize::new(0);
-        let measures = Mutex::new(Measures::new());
+        let fresh: Mutex<Vec<(usize, Vec<Measure>)>> = Mutex::default();
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         // One queue in plan order: every thread takes the next piece, so nobody
         // waits at the end and memory holds only the pieces in flight.
@@ -59,11 +78,13 @@ impl Engine<'_> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(task) = tasks.get(index) else { break };
-                let Some((piece, outputs)) = lock(task).take() else {
+                let Some((place, outputs)) = lock(task).take() else {
                     continue;
                 };
-                match self.encode(&piece, outputs, &mut buffers, &measures) {
-                    Ok(()) => layers.finished(piece.unit, plan, self.progress),
+                let piece = &self.pieces[place];
+                let encoded = self.encode(piece, outputs, &mut buffers);
+                match encoded.and_then(|encoded| self.record(piece, encoded)) {
+                    Ok(measures) => lock(&fresh).push((place, measures)),
                     Err(error) => {
                         next.store(tasks.len(), Ordering::Relaxed);
                         lock(&failure).get_or_insert(error);
@@ -71,9 +92,55 @@ impl Engine<'_> {
                 }
             }
         });
-        match lock(&failure).take() {
-            Some(error) => Err(error),
-            None => Ok(measures.into_inner().unwrap_or_else(|p| p.into_inner())),
+        if let Some(error) = lock(&failure).take() {
+            return Err(error);
+        }
+        for (place, measures) in lock(&fresh).drain(..) {
+            done[place] = Some(measures);
+        }
+        Ok(sum(done))
+    }
+
+    /// How much there is to do.
+    fn work(&self, is_done: impl Fn(usize) -> bool) -> Work {
+        let plan = self.job.plan();
+        let pieces = self.pieces.iter().enumerate();
+        Work {
+            layers: self.layers.total(),
+            layers_done: self.layers.done(),
+            bytes: self.input_bytes(plan),
+            bytes_done: pieces
+                .filter(|(place, _)| is_done(*place))
+                .map(|(_, piece)| self.stored_bytes(&plan.units[piece.unit], piece))
+                .sum(),
+        }
+    }
+
+    /// Tells everyone that a piece is done; gives its measures back.
+    fn record(&self, piece: &Piece, encoded: Encoded) -> Result<Vec<Measure>> {
+        let plan = self.job.plan();
+        let unit = &plan.units[piece.unit];
+        self.progress.bytes(self.stored_bytes(unit, piece));
+        let ends_layer = self.layers.finished(piece.unit, plan, self.progress);
+        let Some(journal) = self.journal else {
+            return Ok(encoded.measures);
+        };
+        let durable = journal.finished(Finished {
+            record: Record::new(piece, encoded.crc, &encoded.measures),
+            files: unit.outputs.iter().map(|span| span.file).collect(),
+            bytes: encoded.bytes,
+            ends_layer,
+        });
+        if let Some(trouble) = journal.trouble() {
+            self.progress.warn(&format!(
+                "the checkpoint can no longer be written ({trouble}); what is done from now on \
+                 would be lost with this run"
+            ));
+        }
+        match durable {
+            true => Ok(encoded.measures),
+            // The journal's thread has the true reason.
+            false => Err(Error::other("the output cannot be written to the disk")),
         }
     }
 
@@ -99,10 +166,9 @@ impl Engine<'_> {
         piece: &Piece,
         mut outputs: Vec<&mut [u8]>,
         buffers: &mut Vec<Vec<f32>>,
-        measures: &Mutex<Measures>,
-    ) -> Result<()> {
+    ) -> Result<Encoded> {
         if self.cancel.is_set() {
-            return Err(interrupted());
+            return Err(Error::interrupted());
         }
         let unit = &self.job.plan().units[piece.unit];
         if let Some(need) = unit.statistics.first() {
@@ -124,15 +190,15 @@ impl Engine<'_> {
                 outputs: &mut parts,
             })
             .by_plugin(self.plugin)?;
+        let written = outputs.iter().map(|part| &**part);
+        let encoded = Encoded {
+            // Only a journal needs it. Now the bytes are still in the caches.
+            crc: self.journal.map_or(0, |_| checksum(written.clone())),
+            bytes: written.map(|part| part.len() as u64).sum(),
+            measures: report.measures,
+        };
         self.release(unit, piece, outputs);
-        if !report.measures.is_empty() {
-            let mut sums = lock(measures);
-            for measure in report.measures {
-                *sums.entry(measure.name).or_default() += measure.value;
-            }
-        }
-        self.progress.bytes(self.stored_bytes(unit, piece));
-        Ok(())
+        Ok(encoded)
     }
 
     /// Views of the piece's inputs.
@@ -163,7 +229,9 @@ impl Engine<'_> {
             let rows = piece.input_rows(unit, input.whole, all);
             self.source.release(input.tensor, rows);
         }
-        outputs.into_iter().for_each(output_map::release);
+        outputs
+            .into_iter()
+            .for_each(|part| output_map::release(part));
     }
 
     /// Bytes of the source that all units read, for throughput and ETA.
@@ -207,37 +275,50 @@ fn raw_rows(bytes: &[u8], rows: std::ops::Range<u64>) -> Result<TensorView<'_>> 
     Ok(TensorView::new(ElementType::Raw, count, cols, bytes)?)
 }
 
-/// Gives each piece its own parts of the maps. The plan's spans do not overlap, so
-/// the borrow checker can see that no two threads write the same byte.
-fn assign<'m>(plan: &Plan, pieces: Vec<Piece>, maps: &'m mut [OutputMap]) -> Result<Vec<Task<'m>>> {
+/// Gives each piece that is to be done its own parts of the maps. The plan's spans do
+/// not overlap, so the borrow checker can see that no two threads write the same byte.
+fn assign<'m>(
+    plan: &Plan,
+    pieces: &[Piece],
+    is_done: impl Fn(usize) -> bool,
+    maps: &'m mut [OutputMap],
+) -> Result<Vec<Task<'m>>> {
+    let todo: Vec<usize> = (0..pieces.len()).filter(|place| !is_done(*place)).collect();
     let mut spans: Vec<(usize, std::ops::Range<usize>, usize, usize)> = Vec::new();
-    for (index, piece) in pieces.iter().enumerate() {
-        for (place, span) in piece.spans(&plan.units[piece.unit]).enumerate() {
-            spans.push((span.file, span_range(&span)?, index, place));
+    for (index, place) in todo.iter().enumerate() {
+        let piece = &pieces[*place];
+        for (order, span) in piece.spans(&plan.units[piece.unit]).enumerate() {
+            spans.push((span.file, span_range(&span)?, index, order));
         }
     }
     spans.sort_by_key(|(file, range, ..)| (*file, range.start));
-    let mut parts: Vec<Vec<(usize, &'m mut [u8])>> = pieces.iter().map(|_| Vec::new()).collect();
+    let mut parts: Vec<Vec<(usize, &'m mut [u8])>> = todo.iter().map(|_| Vec::new()).collect();
     let mut spans = spans.into_iter().peekable();
     for (file, map) in maps.iter_mut().enumerate() {
         let (mut rest, mut at) = (map.bytes_mut(), 0);
-        while let Some((_, range, index, place)) = spans.next_if(|(f, ..)| *f == file) {
+        while let Some((_, range, index, order)) = spans.next_if(|(f, ..)| *f == file) {
             let (_, from) = rest.split_at_mut(range.start - at);
             let (part, after) = from.split_at_mut(range.len());
-            parts[index].push((place, part));
+            parts[index].push((order, part));
             (rest, at) = (after, range.end);
         }
     }
-    let tasks = pieces.into_iter().zip(parts).map(|(piece, mut parts)| {
-        parts.sort_by_key(|(place, _)| *place);
+    let tasks = todo.into_iter().zip(parts).map(|(place, mut parts)| {
+        parts.sort_by_key(|(order, _)| *order);
         let outputs = parts.into_iter().map(|(_, part)| part).collect();
-        Mutex::new(Some((piece, outputs)))
+        Mutex::new(Some((place, outputs)))
     });
     Ok(tasks.collect())
 }
 
-fn interrupted() -> Error {
-    Error::new(ExitCode::Interrupted, "interrupted")
+/// Sums of the measures of all pieces, in their order: so the last digit depends neither
+/// on the threads nor on a resume.
+fn sum(pieces: Vec<Option<Vec<Measure>>>) -> Measures {
+    let mut sums = Measures::new();
+    for measure in pieces.into_iter().flatten().flatten() {
+        *sums.entry(measure.name).or_default() += measure.value;
+    }
+    sums
 }
 
 /// A lock whose poison does not matter: what it guards is replaced as a whole.

@@ -39,6 +39,11 @@ impl OutputMap {
     }
 
     /// The whole content.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    /// The whole content, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.map.as_deref_mut().unwrap_or_default()
     }
@@ -46,22 +51,22 @@ impl OutputMap {
 
 /// Takes the pages of a finished part of a map out of the process's memory; the
 /// page cache keeps them until they are on the disk. Advice: a failure costs memory.
-pub fn release(part: &mut [u8]) {
+pub fn release(part: &[u8]) {
     #[cfg(unix)]
     {
         use rustix::mm::{Advice, madvise};
         let page = rustix::param::page_size();
-        let start = part.as_mut_ptr() as usize;
-        // Only whole pages inside the part: its neighbours may be in other hands.
+        let start = part.as_ptr() as usize;
+        // Only whole pages inside the part: its neighbours may be in use.
         let first = start.next_multiple_of(page);
         let end = (start + part.len()) & !(page - 1);
         if first >= end {
             return;
         }
-        let pages = part[first - start..].as_mut_ptr();
-        // SAFETY: the range lies in a shared mapping of a file, borrowed exclusively
-        // here. Dropping such pages loses nothing: they are read back from the page
-        // cache on the next touch.
+        let pages = part[first - start..].as_ptr().cast_mut();
+        // SAFETY: the range lies in a shared mapping of a file that is borrowed here.
+        // Dropping such pages writes nothing and loses nothing: they come back from
+        // the page cache, as they were, on the next touch.
         let _ = unsafe { madvise(pages.cast(), end - first, Advice::LinuxDontNeed) };
     }
     #[cfg(not(unix))]
@@ -78,9 +83,9 @@ mod tests {
         file.set_len(1 << 20).unwrap();
         let mut map = OutputMap::new(&file, Path::new("x"), 1 << 20).unwrap();
         map.bytes_mut().fill(7);
-        release(&mut map.bytes_mut()[100..900_000]);
+        release(&map.bytes()[100..900_000]);
         assert!(map.bytes_mut().iter().all(|byte| *byte == 7));
-        release(&mut []);
+        release(&[]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use llm_quantize_plugin_api::Plan;
 
 use super::pieces::cut;
-use super::staging::Destination;
+use super::staging::{Destination, held};
 use super::tensor_source::{TensorSource, buffer_bytes};
 use crate::error::{Error, ExitCode, Result};
 use crate::output::bytes as human;
@@ -69,60 +69,112 @@ pub fn check_memory(needed: u64, budget: u64) -> Result<()> {
     .suggest("raise --max-memory, use fewer --threads, or free memory"))
 }
 
-/// Refuses an output folder that is missing, not a folder or not writable, an
-/// output that exists, and an output that would replace its own source.
+/// Refuses an output folder that is missing, not a folder or not writable, and an
+/// output that would replace its own source.
 ///
 /// A missing folder is created.
 ///
 /// # Errors
 /// With the path and what to do.
-pub fn check_destination(destination: &Destination, source: &Path, overwrite: bool) -> Result<()> {
+pub fn check_destination(destination: &Destination, source: &Path) -> Result<()> {
     let folder = &destination.folder;
     fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     tempfile::tempfile_in(folder).map_err(|error| {
         Error::io("write to", folder, error).suggest("choose another folder with --output-dir")
     })?;
-    for target in &destination.targets {
-        if same_place(target, source) {
-            return Err(Error::invalid_arguments(format!(
-                "{} is the model itself: the output would replace its own source",
-                target.display()
-            ))
-            .suggest("choose another --output-name or --output-dir"));
-        }
-        if !overwrite && fs::symlink_metadata(target).is_ok() {
-            return Err(
-                Error::invalid_arguments(format!("{} exists already", target.display()))
-                    .suggest("use --overwrite to replace it, or choose another --output-name"),
-            );
-        }
+    match destination
+        .targets
+        .iter()
+        .find(|target| same_place(target, source))
+    {
+        None => Ok(()),
+        Some(target) => Err(Error::invalid_arguments(format!(
+            "{} is the model itself: the output would replace its own source",
+            target.display()
+        ))
+        .suggest("choose another --output-name or --output-dir")),
     }
-    Ok(())
+}
+
+/// Refuses to replace an output that exists.
+///
+/// # Errors
+/// With its path and what to do.
+pub fn check_absent<'a>(targets: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let mut targets = targets.into_iter();
+    match targets.find(|target| fs::symlink_metadata(target).is_ok()) {
+        None => Ok(()),
+        Some(target) => Err(Error::invalid_arguments(format!(
+            "{} exists already",
+            target.display()
+        ))
+        .suggest("use --overwrite to replace it, or choose another --output-name")),
+    }
 }
 
 fn same_place(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b || b.starts_with(&a))
 }
 
-/// Refuses a plan that does not fit on the disk.
+/// Refuses a plan that does not fit on the disk. What an earlier run has reserved, it
+/// need not find again.
 ///
 /// # Errors
-/// [`ExitCode::DiskSpace`], with both figures.
-pub fn check_disk(folder: &Path, needed: u64) -> Result<()> {
-    let Some(free) = system::free_disk(folder) else {
+/// [`ExitCode::DiskSpace`], with all figures.
+pub fn check_disk(destination: &Destination, total: u64) -> Result<()> {
+    let Some(free) = system::free_disk(&destination.folder) else {
         return Ok(());
     };
-    if needed <= free {
-        return Ok(());
+    let held = destination.temporary().into_iter().map(|path| held(&path));
+    let needed = total.saturating_sub(held.fold(0, u64::saturating_add));
+    match needed <= free {
+        true => Ok(()),
+        false => Err(disk_full(&destination.folder, needed, free)),
     }
-    Err(Error::new(
+}
+
+/// The disk is too small, and by how much.
+pub fn disk_full(folder: &Path, needed: u64, free: u64) -> Error {
+    Error::new(
         ExitCode::DiskSpace,
         format!(
-            "the output needs {}, {} has {} free",
+            "the output needs {}, {} has {} free: {} are missing",
             human(needed),
             folder.display(),
-            human(free)
+            human(free),
+            human(needed.saturating_sub(free))
         ),
     )
-    .suggest("free some space, or choose another disk with --output-dir"))
+    .suggest("free some space, or choose another disk with --output-dir")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_need_not_be_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination {
+            folder: dir.path().to_owned(),
+            targets: vec![dir.path().join("m.gguf")],
+        };
+        let error = check_disk(&destination, u64::MAX).unwrap_err();
+        assert_eq!(error.class, ExitCode::DiskSpace);
+        assert!(error.message.contains("missing"), "{error}");
+        fs::write(dir.path().join(".m.gguf.partial"), vec![1; 1 << 20]).unwrap();
+        let free = system::free_disk(dir.path()).unwrap();
+        // Nearly: others write to this disk as well.
+        check_disk(&destination, free.saturating_sub(16 << 20)).unwrap();
+        check_disk(&destination, 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_met_names_both_figures() {
+        check_memory(100, 100).unwrap();
+        let error = check_memory(3_000_000, 2_000_000).unwrap_err();
+        assert_eq!(error.class, ExitCode::OutOfMemory);
+        assert!(error.message.contains("3.0 MB") && error.message.contains("2.0 MB"));
+        assert!(error.advice().contains("--max-memory"));
+    }
 }

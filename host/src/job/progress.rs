@@ -9,14 +9,31 @@ use super::pieces::Piece;
 
 /// Someone who is told how far a job is.
 pub trait JobProgress: Sync {
-    /// The job begins: so many layers, so many source bytes.
-    fn begin(&self, layers: usize, bytes: u64);
+    /// The encoding begins.
+    fn begin(&self, work: Work);
     /// Some more bytes of the source are done.
     fn bytes(&self, done: u64);
     /// Another layer is done.
     fn layer(&self, done: usize, total: usize);
     /// All pieces are done.
     fn end(&self);
+    /// Something that the user should know.
+    fn note(&self, message: &str);
+    /// Something is not as it should be, but the job goes on.
+    fn warn(&self, message: &str);
+}
+
+/// How much there is to do, and how much of it an earlier run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Layers that are done.
+    pub layers_done: usize,
+    /// Bytes of the source that are read.
+    pub bytes: u64,
+    /// Bytes of the source that need not be read again.
+    pub bytes_done: u64,
 }
 
 /// Counts the layers whose pieces are all done.
@@ -27,17 +44,21 @@ pub struct LayerCounter {
 }
 
 impl LayerCounter {
-    /// Counts the pieces of each layer.
-    pub fn new(plan: &Plan, pieces: &[Piece]) -> Self {
+    /// Counts the pieces of each layer; `is_done` says for the place of a piece whether
+    /// an earlier run did it.
+    pub fn new(plan: &Plan, pieces: &[Piece], is_done: impl Fn(usize) -> bool) -> Self {
         let mut left: BTreeMap<u32, AtomicUsize> = BTreeMap::new();
-        for piece in pieces {
+        for (place, piece) in pieces.iter().enumerate() {
             if let Some(layer) = plan.units[piece.unit].layer {
-                *left.entry(layer).or_default().get_mut() += 1;
+                *left.entry(layer).or_default().get_mut() += usize::from(!is_done(place));
             }
         }
+        let done = left
+            .values_mut()
+            .filter_map(|left| (*left.get_mut() == 0).then_some(()));
         Self {
+            done: AtomicUsize::new(done.count()),
             left,
-            done: AtomicUsize::new(0),
         }
     }
 
@@ -46,15 +67,63 @@ impl LayerCounter {
         self.left.len()
     }
 
-    /// A piece of a unit is done.
-    pub fn finished(&self, unit: usize, plan: &Plan, progress: &dyn JobProgress) {
+    /// Number of layers whose pieces are all done.
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// A piece of a unit is done. Whether it was the last of its layer.
+    pub fn finished(&self, unit: usize, plan: &Plan, progress: &dyn JobProgress) -> bool {
         let layer = plan.units[unit].layer;
         let Some(left) = layer.and_then(|layer| self.left.get(&layer)) else {
-            return;
+            return false;
         };
-        if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let last = left.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
             let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
             progress.layer(done, self.total());
         }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llm_quantize_plugin_api::Unit;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Layers(Mutex<Vec<usize>>);
+
+    impl JobProgress for Layers {
+        fn begin(&self, _: Work) {}
+        fn bytes(&self, _: u64) {}
+        fn layer(&self, done: usize, _: usize) {
+            self.0.lock().unwrap().push(done);
+        }
+        fn end(&self) {}
+        fn note(&self, _: &str) {}
+        fn warn(&self, _: &str) {}
+    }
+
+    #[test]
+    fn layers_of_an_earlier_run_count() {
+        let unit = |layer| Unit {
+            layer,
+            ..Unit::default()
+        };
+        let plan = Plan {
+            units: [None, Some(0), Some(1), Some(1)].map(unit).into(),
+            ..Plan::default()
+        };
+        let pieces: Vec<Piece> = (0..4).map(|unit| Piece { unit, rows: 0..1 }).collect();
+        let counter = LayerCounter::new(&plan, &pieces, |place| place == 1 || place == 2);
+        assert_eq!((counter.total(), counter.done()), (2, 1));
+        let told = Layers::default();
+        assert!(!counter.finished(0, &plan, &told));
+        assert!(counter.finished(3, &plan, &told));
+        assert_eq!(counter.done(), 2);
+        assert_eq!(told.0.into_inner().unwrap(), [2]);
     }
 }

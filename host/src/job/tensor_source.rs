@@ -1,11 +1,28 @@
 //! What the engine needs of a source model.
 
 use std::ops::Range;
+use std::path::Path;
 
 use llm_quantize_plugin_api::{ElementType, Inputs, TensorView};
 
 use crate::error::{Error, ExitCode, Result};
-use crate::source::SourceModel;
+use crate::source::{MappedFile, SourceModel};
+
+use super::journal::PluginId;
+
+/// Where a model comes from: what a later run recognises it by.
+pub struct Origin<'a> {
+    /// Where it lies.
+    pub path: &'a Path,
+    /// The plugin that reads it, if one does.
+    pub reader: Option<PluginId>,
+    /// The files that hold its tensors.
+    pub weights: Vec<&'a MappedFile>,
+    /// The small files beside them.
+    pub side_files: Vec<&'a MappedFile>,
+    /// What the user handed over, by kind.
+    pub attachments: Vec<(&'a str, &'a MappedFile)>,
+}
 
 /// A model whose tensors can be read piece by piece, from many threads at once.
 pub trait TensorSource: Inputs + Sync {
@@ -38,6 +55,9 @@ pub trait TensorSource: Inputs + Sync {
     /// # Errors
     /// With the file that changed.
     fn check_unchanged(&self) -> Result<()>;
+
+    /// Where it comes from.
+    fn origin(&self) -> Origin<'_>;
 }
 
 /// Memory that reading some rows takes beyond the file's own pages.
@@ -86,6 +106,22 @@ impl TensorSource for SourceModel {
 
     fn check_unchanged(&self) -> Result<()> {
         SourceModel::check_unchanged(self)
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            path: self.path(),
+            reader: self
+                .plugin()
+                .zip(self.plugin_version())
+                .map(|(id, version)| PluginId {
+                    id: id.to_owned(),
+                    version: version.to_owned(),
+                }),
+            weights: self.weight_files().collect(),
+            side_files: self.side_files().collect(),
+            attachments: self.attachments().collect(),
+        }
     }
 }
 

@@ -15,9 +15,10 @@ use crate::source::MappedFile;
 /// [`ExitCode::Validation`] if they are not what was planned.
 pub fn verify(plugin: &str, job: &dyn Job, staging: &Staging, threads: &Threads) -> Result<()> {
     let files = staging
-        .paths()
+        .files()
+        .iter()
         .zip(&job.plan().files)
-        .map(|(path, planned)| MappedFile::open_as(path, planned.name.clone()))
+        .map(|(staged, planned)| MappedFile::open_as(&staged.path, planned.name.clone()))
         .collect::<Result<Arc<[_]>>>()?;
     // A plugin reads through plain slices and cannot give pages back; without this, an
     // output that is read once would count as memory of this process.

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ui, bytes, duration};
 use crate::cli::args::Verbosity;
-use crate::job::JobProgress;
+use crate::job::{JobProgress, Work};
 use crate::system;
 
 /// How often the figures change on a terminal.
@@ -32,6 +32,8 @@ pub struct Bar {
 struct Figures {
     start: Instant,
     bytes: AtomicU64,
+    /// Done by an earlier run: they say nothing about this one's speed.
+    bytes_before: u64,
     bytes_done: AtomicU64,
     layers: u64,
     layers_done: AtomicU64,
@@ -59,6 +61,7 @@ impl Bar {
         let bar = ProgressBar::with_draw_target(Some(figures.bytes.load(Relaxed).max(1)), target)
             .with_prefix(self.label)
             .with_style(style(self.ui.colours(), Arc::clone(figures)));
+        bar.set_position(figures.bytes_before);
         bar.enable_steady_tick(TICK);
         self.ui.set_bar(Some(bar.clone()));
         Some(bar)
@@ -66,13 +69,14 @@ impl Bar {
 }
 
 impl JobProgress for Bar {
-    fn begin(&self, layers: usize, bytes: u64) {
+    fn begin(&self, work: Work) {
         let figures = Arc::new(Figures {
             start: Instant::now(),
-            bytes: AtomicU64::new(bytes),
-            bytes_done: AtomicU64::new(0),
-            layers: layers as u64,
-            layers_done: AtomicU64::new(0),
+            bytes: AtomicU64::new(work.bytes),
+            bytes_before: work.bytes_done,
+            bytes_done: AtomicU64::new(work.bytes_done),
+            layers: work.layers as u64,
+            layers_done: AtomicU64::new(work.layers_done as u64),
             tenths_told: AtomicU64::new(0),
         });
         self.running.get_or_init(|| {
@@ -109,6 +113,14 @@ impl JobProgress for Bar {
             // What the bar said at last stays, as a line.
             self.tell(figures);
         }
+    }
+
+    fn note(&self, message: &str) {
+        self.ui.info(message);
+    }
+
+    fn warn(&self, message: &str) {
+        self.ui.warn(message);
     }
 }
 
@@ -178,7 +190,8 @@ impl Figures {
     fn details(&self, elapsed: Duration, memory: Option<u64>) -> String {
         let (all, done) = (self.bytes.load(Relaxed), self.bytes_done.load(Relaxed));
         let layers = self.layers_done.load(Relaxed);
-        let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
+        let fresh = done.saturating_sub(self.bytes_before);
+        let rate = fresh as f64 / elapsed.as_secs_f64().max(1e-3);
         let mut text = match self.layers {
             0 => format!("{} of {} · ", bytes(done), bytes(all)),
             all => format!("{layers}/{all} layers · "),
@@ -232,6 +245,7 @@ mod tests {
         Arc::new(Figures {
             start: Instant::now(),
             bytes: AtomicU64::new(bytes),
+            bytes_before: 0,
             bytes_done: AtomicU64::new(done),
             layers: 32,
             layers_done: AtomicU64::new(17),
@@ -264,6 +278,17 @@ mod tests {
         assert!(figures.reached_a_tenth() && !figures.reached_a_tenth());
         figures.bytes_done.fetch_add(1_000_000, Relaxed);
         assert!(figures.reached_a_tenth());
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_is_done_but_not_fast() {
+        let mut resumed = figures(1000, 600);
+        Arc::get_mut(&mut resumed).unwrap().bytes_before = 500;
+        let line = resumed.line("Quantizing", Duration::from_secs(10), None);
+        assert_eq!(
+            line,
+            "Quantizing  60% 17/32 layers · 10 B/s · 0:10 elapsed · 0:40 left"
+        );
     }
 
     #[test]

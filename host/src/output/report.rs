@@ -40,6 +40,12 @@ pub struct QuantizeMetadata {
     pub original_size: u64,
     /// Transformer blocks.
     pub layers_processed: u64,
+    /// Of these, the ones that an earlier run had finished.
+    pub layers_resumed: u64,
+    /// Pieces that the work was cut into.
+    pub pieces_total: u64,
+    /// Of these, the ones that an earlier run had finished.
+    pub pieces_resumed: u64,
     /// Whatever else a format measures.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -117,6 +123,9 @@ mod tests {
             original_dtype: "bfloat16".into(),
             original_size: 400,
             layers_processed: 2,
+            layers_resumed: 1,
+            pieces_total: 9,
+            pieces_resumed: 4,
             more: Map::new(),
         };
         metadata.more.insert("mse".into(), json!(0.5));
@@ -131,7 +140,8 @@ mod tests {
                    "duration_seconds": 1.5, "peak_memory_bytes": null,
                    "validation_status": "valid",
                    "metadata": {"original_dtype": "bfloat16", "original_size": 400,
-                                "layers_processed": 2, "mse": 0.5}})
+                                "layers_processed": 2, "layers_resumed": 1, "pieces_total": 9,
+                                "pieces_resumed": 4, "mse": 0.5}})
         );
     }
 }

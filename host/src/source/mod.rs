@@ -38,6 +38,8 @@ use crate::error::{Error, Result};
 pub struct NamedConverter {
     /// The plugin's id, for messages.
     pub plugin: String,
+    /// The plugin's version.
+    pub version: String,
     /// The converter.
     pub converter: Arc<dyn Converter>,
 }

@@ -116,6 +116,38 @@ impl SourceModel {
         }
     }
 
+    /// Version of the plugin that reads it.
+    pub fn plugin_version(&self) -> Option<&str> {
+        match &self.store {
+            Store::Folder(..) => None,
+            Store::Plugin(model) => Some(model.version()),
+        }
+    }
+
+    /// The files that hold the tensors.
+    pub fn weight_files(&self) -> impl Iterator<Item = &MappedFile> {
+        let files = match &self.store {
+            Store::Folder(weights, _) => &weights.shards[..],
+            Store::Plugin(model) => model.files(),
+        };
+        files.iter().map(Arc::as_ref)
+    }
+
+    /// The small files beside the weights.
+    pub fn side_files(&self) -> impl Iterator<Item = &MappedFile> {
+        let files = match &self.store {
+            Store::Folder(_, files) => &files[..],
+            Store::Plugin(_) => &[],
+        };
+        files.iter().map(Arc::as_ref)
+    }
+
+    /// The files that the user handed over, with their kinds.
+    pub fn attachments(&self) -> impl Iterator<Item = (&str, &MappedFile)> {
+        let attachments = self.attachments.iter();
+        attachments.map(|(kind, file)| (kind.as_str(), file))
+    }
+
     /// The view that it was opened with.
     pub fn view(&self) -> ModelView {
         match &self.store {
@@ -132,11 +164,7 @@ impl SourceModel {
 
     /// Size of the files that hold the tensors.
     pub fn file_bytes(&self) -> u64 {
-        let files = match &self.store {
-            Store::Folder(weights, _) => &weights.shards[..],
-            Store::Plugin(model) => model.files(),
-        };
-        files.iter().map(|file| file.len()).sum()
+        self.weight_files().map(MappedFile::len).sum()
     }
 
     /// The dtype that most numbers have, by the name that torch gives it, e.g.

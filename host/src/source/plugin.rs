@@ -20,6 +20,7 @@ const SWEEP_BYTES: u64 = 256 << 20;
 /// An opened reader with the files that each of its calls gets.
 pub(super) struct PluginModel {
     plugin: String,
+    version: String,
     reader: Box<dyn Reader>,
     view: ModelView,
     files: Vec<Arc<MappedFile>>,
@@ -59,6 +60,7 @@ impl PluginModel {
         let rebuilt = names.chain(config).map(|n| (n, OnceLock::new())).collect();
         let model = Self {
             plugin: named.plugin.clone(),
+            version: named.version.clone(),
             reader,
             view,
             files,
@@ -70,6 +72,10 @@ impl PluginModel {
 
     pub(super) fn plugin(&self) -> &str {
         &self.plugin
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
     }
 
     pub(super) fn view(&self) -> ModelView {

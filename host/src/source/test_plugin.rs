@@ -24,6 +24,7 @@ struct TextReader {
 pub fn converters() -> Vec<NamedConverter> {
     vec![NamedConverter {
         plugin: "text".into(),
+        version: "1.0.0".into(),
         converter: Arc::new(TextConverter),
     }]
 }

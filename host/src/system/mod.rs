@@ -29,7 +29,24 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     let absolute = std::path::absolute(path).ok()?;
     let existing = absolute.ancestors().find(|folder| folder.exists())?;
     let disk = rustix::fs::statvfs(existing).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
+    // File systems without a size of their own (ramfs, some network ones) say zero.
+    let sized = disk.f_blocks > 0;
+    sized.then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Lets the process open as many files as the system allows it: a model may have
+/// hundreds of shards, and the usual limit is 1024. If that fails, the old limit holds.
+pub fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +59,15 @@ mod tests {
         let here = free_disk(folder.path()).unwrap();
         assert!(here > 0);
         assert!(free_disk(&folder.path().join("a/b/c")).is_some());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_limit_on_files_is_as_high_as_it_may_be() {
+        use rustix::process::{Resource, getrlimit};
+        raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]

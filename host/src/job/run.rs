@@ -1,0 +1,274 @@
+//! Does the work of a job, from the first byte to the rename, and leaves a checkpoint
+//! if it cannot.
+
+use std::io::ErrorKind;
+use std::time::Instant;
+
+use super::engine::{Engine, Measures};
+use super::journal::{FileStorage, Journal, Place, Taken, cannot_create, take_over};
+use super::output_map::OutputMap;
+use super::pieces::{Piece, cut};
+use super::prepare::{Checkpoint, Prepared, Ready};
+use super::progress::{JobProgress, LayerCounter};
+use super::staging::{Leftovers, Staging, take_back};
+use super::verify::verify;
+use super::{Context, Outcome};
+use crate::error::{Error, ExitCode, Result};
+
+/// Bytes of the journal for each piece, more or less.
+const RECORD_BYTES: u64 = 96;
+
+impl Ready<'_> {
+    /// Does the work.
+    ///
+    /// # Errors
+    /// The first failure. Nothing is left under the output's name; what was finished is
+    /// kept where the next run can go on with it.
+    pub fn run(self, context: &Context<'_>, before_verify: impl FnOnce()) -> Result<Outcome> {
+        let start = Instant::now();
+        let total_bytes = self.prepared.total_bytes;
+        let mut build = Build::begin(&self.prepared, self.checkpoint, context)?;
+        let measures = match build.work(before_verify) {
+            Ok(measures) => measures,
+            Err(error) => return Err(build.give_up(error)),
+        };
+        let path = match build.staging.publish() {
+            Ok(path) => path,
+            Err(error) => return Err(build.give_up(error)),
+        };
+        if let Err(error) = build.place.remove() {
+            context.progress.warn(&error.message);
+        }
+        Ok(Outcome {
+            path,
+            file_size: total_bytes,
+            duration: start.elapsed(),
+            measures,
+            layers: build.layers.total(),
+            layers_resumed: build.layers_resumed,
+            pieces: build.pieces.len(),
+            pieces_resumed: build.pieces_resumed,
+        })
+    }
+}
+
+/// A job at work.
+struct Build<'a> {
+    job: &'a Prepared<'a>,
+    context: &'a Context<'a>,
+    staging: Staging,
+    place: Place,
+    pieces: Vec<Piece>,
+    layers: LayerCounter,
+    layers_resumed: usize,
+    pieces_resumed: usize,
+    /// Until the engine gets them.
+    taken: Taken,
+    maps: Vec<OutputMap>,
+    /// Until it is finished.
+    journal: Option<Journal>,
+    /// Pieces in the journal, once it is finished.
+    recorded: usize,
+}
+
+impl<'a> Build<'a> {
+    /// Lays out the files, or takes over those of an earlier run.
+    fn begin(
+        job: &'a Prepared<'a>,
+        checkpoint: Checkpoint,
+        context: &'a Context<'a>,
+    ) -> Result<Self> {
+        let Checkpoint {
+            place,
+            header,
+            found,
+        } = checkpoint;
+        let plan = job.job.plan();
+        match &found {
+            // It must be gone before the files that it speaks of.
+            None => place.remove()?,
+            Some(found) if found.publishing => take_back(&job.destination)?,
+            Some(_) => {}
+        }
+        let leftovers = match found {
+            Some(_) => Leftovers::TakeOver,
+            None => Leftovers::Replace,
+        };
+        let staging = Staging::create(job.destination.clone(), plan, leftovers, context.cancel)?;
+        let maps = staging.map()?;
+        let pieces = cut(plan, job.source.model());
+        let records = found.as_ref().map_or(&[][..], |found| &found.records);
+        let taken = take_over(
+            records,
+            plan,
+            &pieces,
+            &maps,
+            context.threads,
+            context.cancel,
+        )?;
+        let layers = LayerCounter::new(plan, &pieces, |place| taken.done[place].is_some());
+        let pieces_resumed = taken.done.iter().flatten().count();
+        let files = staging.files().to_vec();
+        let reserve = (pieces.len() as u64).saturating_mul(RECORD_BYTES);
+        let storage = match (&header, &found) {
+            (None, _) => None,
+            (Some(_), Some(found)) => {
+                Some(FileStorage::reopen(&place, found.valid, reserve, files))
+            }
+            (Some(header), None) => Some(FileStorage::create(&place, header, reserve, files)),
+        };
+        let journal = match storage {
+            Some(storage) => start_journal(storage, &place, pieces_resumed, context.progress)?,
+            None => None,
+        };
+        let build = Self {
+            job,
+            context,
+            staging,
+            place,
+            layers_resumed: layers.done(),
+            layers,
+            pieces,
+            pieces_resumed,
+            taken,
+            maps,
+            journal,
+            recorded: pieces_resumed,
+        };
+        if found.is_some() {
+            build.tell_resumed();
+        }
+        Ok(build)
+    }
+
+    fn tell_resumed(&self) {
+        let progress = self.context.progress;
+        if self.taken.lost > 0 {
+            progress.warn(&format!(
+                "{} finished pieces are damaged on the disk and are done again",
+                self.taken.lost
+            ));
+        }
+        let (done, all, what) = match self.layers_resumed {
+            0 => (self.pieces_resumed, self.pieces.len(), "pieces"),
+            layers => (layers, self.layers.total(), "layers"),
+        };
+        progress.note(&format!("Resuming: {done} of {all} {what} are done"));
+    }
+
+    /// Everything up to the rename.
+    fn work(&mut self, before_verify: impl FnOnce()) -> Result<Measures> {
+        let job = self.job;
+        let plan = job.job.plan();
+        self.staging.copy_side_files(plan, |name| {
+            let found = job.source.file(name)?;
+            found.ok_or_else(|| Error::validation(format!("the model has no file \"{name}\"")))
+        })?;
+        let mut maps = std::mem::take(&mut self.maps);
+        let done = std::mem::take(&mut self.taken.done);
+        let measures = self.engine().run(&mut maps, done)?;
+        drop(maps);
+        self.context.progress.end();
+        if let Some(journal) = &self.journal {
+            journal.flush();
+        }
+        before_verify();
+        let id = &job.plugin.id;
+        verify(id, &*job.job, &self.staging, self.context.threads)?;
+        job.source.check_unchanged()?;
+        self.staging.sync()?;
+        if self.context.cancel.is_set() {
+            return Err(Error::interrupted());
+        }
+        if let Some(journal) = &self.journal
+            && job.destination.targets.len() > 1
+        {
+            journal.publishing();
+        }
+        self.finish_journal()?;
+        Ok(measures)
+    }
+
+    fn engine(&self) -> Engine<'_> {
+        Engine {
+            plugin: &self.job.plugin.id,
+            job: &*self.job.job,
+            source: self.job.source,
+            threads: self.context.threads,
+            cancel: self.context.cancel,
+            progress: self.context.progress,
+            pieces: &self.pieces,
+            layers: &self.layers,
+            journal: self.journal.as_ref(),
+        }
+    }
+
+    fn finish_journal(&mut self) -> Result<()> {
+        let Some(journal) = self.journal.take() else {
+            return Ok(());
+        };
+        let (recorded, result) = journal.finish();
+        self.recorded = recorded;
+        result
+    }
+
+    /// Leaves what the next run can go on with, or nothing.
+    fn give_up(mut self, error: Error) -> Error {
+        // If the data cannot be written, everything else is a consequence.
+        let error = self.finish_journal().err().unwrap_or(error);
+        // With the same source and the same output, a validation fails again.
+        let useful = error.class != ExitCode::Validation;
+        let keep = useful && self.recorded > 0 && self.place.path.exists();
+        self.staging.keep(keep);
+        match keep {
+            true => kept(error, &self.place),
+            false => {
+                // The error is the news; a journal without files is no obstacle.
+                drop(self.place.remove());
+                error
+            }
+        }
+    }
+}
+
+/// `None` if the disk is full: the output has its space, so the work can go on.
+fn start_journal(
+    storage: std::io::Result<FileStorage>,
+    place: &Place,
+    recorded: usize,
+    progress: &dyn JobProgress,
+) -> Result<Option<Journal>> {
+    match storage {
+        Ok(storage) => Journal::start(storage, recorded).map(Some),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ) =>
+        {
+            progress.warn(&format!(
+                "there is no space for the checkpoint {}; this run goes on without",
+                place.path.display()
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(cannot_create(place, error)),
+    }
+}
+
+/// Adds where the finished work is.
+fn kept(error: Error, place: &Place) -> Error {
+    let path = place.path.display();
+    match error.class {
+        ExitCode::Interrupted => {
+            let message = format!("interrupted; progress is kept in {path}");
+            Error { message, ..error }.suggest("run the same command again to go on from there")
+        }
+        _ => {
+            let advice = error.advice().to_owned();
+            error.suggest(format!(
+                "{advice}; progress is kept in {path}: the same command goes on from there"
+            ))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Safetensors files in memory, to make other models out of the built-in one.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+/// A tensor as it is stored.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its dtype and shape, in the file's own words.
+    info: Value,
+    bytes: Vec<u8>,
+}
+
+/// All tensors of a file, in the header's order.
+pub fn read_safetensors(path: &Path) -> Vec<Tensor> {
+    let file = std::fs::read(path).expect("a file");
+    let (length, rest) = file.split_first_chunk().expect("a length");
+    let length = usize::try_from(u64::from_le_bytes(*length)).expect("a short header");
+    let (header, data) = rest.split_at(length);
+    let header: Map<String, Value> = serde_json::from_slice(header).expect("a header");
+    let tensors = header
+        .into_iter()
+        .filter(|(name, _)| name != "__metadata__");
+    tensors
+        .map(|(name, info)| {
+            let offsets: [usize; 2] =
+                serde_json::from_value(info["data_offsets"].clone()).expect("offsets");
+            Tensor {
+                name,
+                info,
+                bytes: data[offsets[0]..offsets[1]].to_vec(),
+            }
+        })
+        .collect()
+}
+
+/// Writes a file with these tensors.
+pub fn write_safetensors(path: &Path, tensors: &[Tensor]) {
+    let mut header = Map::new();
+    let mut data: Vec<u8> = Vec::new();
+    for tensor in tensors {
+        let start = data.len();
+        data.extend(&tensor.bytes);
+        let (dtype, shape) = (&tensor.info["dtype"], &tensor.info["shape"]);
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(tensor.name.clone(), entry);
+    }
+    let header = Value::from(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    let file = [&length, header.as_bytes(), &data].concat();
+    std::fs::write(path, file).expect("space on the disk");
+}

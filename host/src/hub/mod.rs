@@ -4,11 +4,11 @@
 //! # Why hf-hub 0.5 and a transfer of our own
 //! - **hf-hub 1.0** is asynchronous (tokio, reqwest, Xet): 236 crates by itself. A
 //!   download over HTTP empties the partial file and begins again.
-//! - **hf-hub 0.5** with `ureq` is synchronous: 58 crates, 25 of which the program did
-//!   not have yet. Its own downloader resumes, but neither looks at what a ranged
-//!   request was answered with nor checks length or hash; it knows no `Retry-After`,
-//!   no cancellation, no ranges of a file, locks other paths than Python's client, and
-//!   ends the program where a system says no (`assert!`).
+//! - **hf-hub 0.5** with `ureq` is synchronous: 58 crates by itself, and 45 that the
+//!   program did not have. Its own downloader resumes, but neither looks at what a
+//!   ranged request was answered with nor checks length or hash; it knows no
+//!   `Retry-After`, no cancellation, no ranges of a file, locks other paths than
+//!   Python's client, and panics where a file cannot be linked.
 //!
 //! So hf-hub 0.5 says how things are named and where they lie (`Repo`, `Cache`,
 //! `CacheRepo`, the token's file), and the bytes move over its own `ureq`. TLS is

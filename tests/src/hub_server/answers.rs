@@ -95,6 +95,10 @@ fn hub(request: &Request, shared: &Shared) -> Answer {
             false => refusal(404, "RevisionNotFound", "Invalid rev id"),
         };
     }
+    let tree = format!("/api/models/{REPOSITORY}/tree/");
+    if path.strip_prefix(&tree).is_some_and(is_known) {
+        return json_answer(&tree_of(shared));
+    }
     match path
         .strip_prefix(&files)
         .and_then(|rest| rest.split_once('/'))

@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `end`; zero if there is none.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() >> 16) as usize % end.max(1)
+        (self.number() >> 16) as usize % end.max(1)
     }
 
     /// One of several.
@@ -105,7 +105,7 @@ fn change_bytes(out: &mut Vec<u8>, random: &mut Random) {
         }
         _ => {
             let len = 1 + random.below(16);
-            let piece: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let piece: Vec<u8> = (0..len).map(|_| random.number() as u8).collect();
             out.splice(at..at, piece);
         }
     }

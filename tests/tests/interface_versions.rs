@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use llm_quantize_tests::{
-    Run, build_folder, example, finish, isolated, names, root, sha256, tiny_llama,
+    Run, build_folder, example, finish, isolated, names, program_path, root, sha256, tiny_llama,
 };
 
 /// The interface as this version of the sources has it.
@@ -295,10 +295,6 @@ fn refused(program: &Path, plugin: &Path) -> String {
     message
 }
 
-fn own_program() -> PathBuf {
-    build_folder().join(format!("llm-quantize{EXE_SUFFIX}"))
-}
-
 /// One build at a time: cargo would make the others wait anyway.
 static BUILDING: Mutex<()> = Mutex::new(());
 
@@ -308,7 +304,7 @@ fn minor_versions_work_together_in_both_directions() {
         let _one = BUILDING.lock().unwrap();
         next().both()
     };
-    let own = (own_program(), example("absmax8"));
+    let own = (program_path(), example("absmax8"));
     let (bytes, _) = works(&own.0, &own.1);
     // An older plugin: what it lacks has its defaults.
     let (same, stderr) = works(&program, &own.1);
@@ -330,7 +326,7 @@ fn another_major_version_is_refused_in_both_directions() {
     };
     let (major, minor) = current();
     let (now, next) = (format!("{major}.{minor}"), format!("{}.0", major + 1));
-    let reason = refused(&own_program(), &plugin);
+    let reason = refused(&program_path(), &plugin);
     assert!(
         reason.contains(&format!("interface version {next}, this program has {now}")),
         "{reason}"
@@ -348,7 +344,7 @@ fn a_changed_layout_of_the_same_version_is_refused() {
         let _one = BUILDING.lock().unwrap();
         changed().plugin()
     };
-    let reason = refused(&own_program(), &plugin);
+    let reason = refused(&program_path(), &plugin);
     assert!(reason.contains("has an incompatible interface"), "{reason}");
     assert!(reason.contains("u32") && reason.contains("u64"), "{reason}");
 }

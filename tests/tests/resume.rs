@@ -388,7 +388,15 @@ fn two_runs_do_not_build_the_same_output() {
     let mut child = start(deep(), out.path(), &[]);
     wait_for_pieces(&mut child, &journal(out.path()));
     signal(&child, "STOP");
-    let before = snapshot(out.path());
+    // All its threads must have stopped before there is something to compare.
+    let mut before = snapshot(out.path());
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let earlier = std::mem::replace(&mut before, snapshot(out.path()));
+        if earlier == before {
+            break;
+        }
+    }
     for more in [&["--overwrite"][..], &["--no-checkpoints"]] {
         let error = finish(deep(), out.path(), more).expect_code(1).json();
         let message = error["message"].as_str().unwrap();

@@ -64,7 +64,7 @@ fn try_lock(path: &Path) -> Result<Option<File>> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(taken(path, &mut file)),
         // Some network file systems have no locks; that must not forbid all work there.
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => {}
         Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
     }
     if !is_same(&file, path) {
@@ -77,6 +77,12 @@ fn try_lock(path: &Path) -> Result<Option<File>> {
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     drop(noted);
     Ok(Some(file))
+}
+
+fn has_no_locks(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    error.kind() == ErrorKind::Unsupported || errno == Some(Errno::NOLCK)
 }
 
 /// Whether the path still leads to the opened file.

@@ -29,8 +29,7 @@ pub struct Prepared<'a> {
 /// A job that may begin: the machine has what it needs, and nobody else builds this
 /// output.
 pub struct Ready<'a> {
-    /// The job.
-    pub prepared: Prepared<'a>,
+    pub(super) prepared: Prepared<'a>,
     pub(super) checkpoint: Checkpoint,
     /// Held until everything else of the job is dropped.
     pub(super) _lock: OutputLock,

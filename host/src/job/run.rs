@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::engine::{Engine, Measures};
-use super::journal::{FileStorage, Journal, Place, Taken, cannot_create, take_over};
+use super::journal::{FileStorage, Found, Header, Journal, Place, Taken, cannot_create, take_over};
 use super::output_map::OutputMap;
 use super::pieces::{Piece, cut};
 use super::prepare::{Checkpoint, Prepared, Ready};
@@ -108,15 +108,7 @@ impl<'a> Build<'a> {
         )?;
         let layers = LayerCounter::new(plan, &pieces, |place| taken.done[place].is_some());
         let pieces_resumed = taken.done.iter().flatten().count();
-        let files = staging.files().to_vec();
-        let reserve = (pieces.len() as u64).saturating_mul(RECORD_BYTES);
-        let storage = match (&header, &found) {
-            (None, _) => None,
-            (Some(_), Some(found)) => {
-                Some(FileStorage::reopen(&place, found.valid, reserve, files))
-            }
-            (Some(header), None) => Some(FileStorage::create(&place, header, reserve, files)),
-        };
+        let storage = open_journal(&place, header.as_ref(), found.as_ref(), &staging, &pieces);
         let journal = match storage {
             Some(storage) => start_journal(storage, &place, pieces_resumed, context.progress)?,
             None => None,
@@ -229,6 +221,24 @@ impl<'a> Build<'a> {
             }
         }
     }
+}
+
+/// The journal of this run, which is that of the earlier one if there is one; `None` if
+/// none is wanted.
+fn open_journal(
+    place: &Place,
+    header: Option<&Header>,
+    found: Option<&Found>,
+    staging: &Staging,
+    pieces: &[Piece],
+) -> Option<std::io::Result<FileStorage>> {
+    let header = header?;
+    let files = staging.files().to_vec();
+    let reserve = (pieces.len() as u64).saturating_mul(RECORD_BYTES);
+    Some(match found {
+        Some(found) => FileStorage::reopen(place, found.valid, reserve, files),
+        None => FileStorage::create(place, header, reserve, files),
+    })
 }
 
 /// `None` if the disk is full: the output has its space, so the work can go on.

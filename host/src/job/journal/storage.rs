@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use super::{Header, Place};
 use crate::error::{Error, ExitCode, Result};
-use crate::job::staging::{StagedFile, sync_folder};
+use crate::job::staging::{StagedFile, file_name, sync_folder};
 
 /// The operations whose order decides what a power cut leaves.
 pub trait Storage: Send + 'static {
@@ -51,15 +51,13 @@ impl FileStorage {
     ) -> io::Result<Self> {
         let folder = place.folder();
         fs::create_dir_all(folder)?;
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".journal-")
-            .tempfile_in(folder)?;
-        serde_json::to_writer(&temporary, header)?;
-        writeln!(temporary)?;
-        temporary.as_file().sync_all()?;
-        let journal = temporary
-            .persist(&place.path)
-            .map_err(|failed| failed.error)?;
+        // One name for all runs, so that a crash here leaves one file at most.
+        let temporary = folder.join(format!(".{}.new", file_name(&place.path)));
+        let mut journal = File::create(&temporary)?;
+        serde_json::to_writer(&journal, header)?;
+        writeln!(journal)?;
+        journal.sync_all()?;
+        fs::rename(&temporary, &place.path)?;
         take_space(&journal, reserve);
         sync_folder(folder);
         if let Some(parent) = folder.parent() {

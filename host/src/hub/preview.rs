@@ -69,66 +69,40 @@ impl Preview {
     pub fn new(repository: Repository, extensions: &[String]) -> Result<Self> {
         let source = Source::find(&repository)?;
         let page = repository.page(&source.listing.commit);
-        let (small, weights, own_format) = match source.choose(extensions)? {
+        let (small, weights, folder) = match source.choose(extensions)? {
             Choice::Folder { small, sharded } => {
                 source.get(&small, Tell::Nobody)?;
                 (small, source.weights(sharded)?, true)
             }
             Choice::File(names) => (Vec::new(), names, false),
         };
-        let first = weights.first().filter(|_| !own_format);
+        let path_in = |snapshot: &Path| match weights.first() {
+            Some(first) if !folder => snapshot.join(first),
+            _ => snapshot.to_owned(),
+        };
         let missing = missing(&source, &weights)?;
         if missing.is_empty() {
             source.get(&weights, Tell::Nobody)?;
             source.note_the_commit();
-            let snapshot = source.cache.snapshot(&source.listing.commit);
             return Ok(Self {
-                path: first.map_or_else(|| snapshot.clone(), |name| snapshot.join(name)),
+                path: path_in(&source.cache.snapshot(&source.listing.commit)),
                 page,
                 stand_in: None,
                 unread: None,
             });
         }
-        let folder = tempfile::tempdir()
-            .map_err(|error| Error::io("create a folder in", &std::env::temp_dir(), error))?;
-        // Under the same names as in the cache: models are named by their folders.
-        let layout = ModelCache::new(folder.path(), repository.id());
-        let snapshot = layout.snapshot(&source.listing.commit);
-        let address = repository.folder_page(&source.listing.commit);
-        for name in small.iter().chain(&weights) {
-            let there = source.path(name);
-            if there.is_file() {
-                link(&there, &snapshot.join(name))?;
-            }
-        }
-        let files = hollow(&snapshot, missing)?;
-        let path = first.map_or_else(|| snapshot.clone(), |name| snapshot.join(name));
+        let stand_in = StandIn::new(&source)?;
+        stand_in.link(&source, small.iter().chain(&weights))?;
+        let files = stand_in.hollow(missing)?;
         drop(source);
-        let unread = match own_format {
-            true => {
-                in_parallel(&repository, &files, |(wanted, path)| {
-                    safetensors_header(&repository, wanted, path)
-                })?;
-                None
-            }
-            false => {
-                let mut unread = Unread {
-                    repository,
-                    files,
-                    here: 0,
-                };
-                unread.read_on()?;
-                Some(unread)
-            }
+        let unread = match folder {
+            true => safetensors_headers(&repository, &files).map(|()| None)?,
+            false => Some(Unread::begin(repository, files)?),
         };
         Ok(Self {
-            path,
+            path: path_in(&stand_in.snapshot),
             page,
-            stand_in: Some(StandIn {
-                snapshot,
-                address,
-                _folder: folder,
-            }),
+            stand_in: Some(stand_in),
             unread,
         })
     }
@@ -177,7 +151,57 @@ impl Preview {
     }
 }
 
+impl StandIn {
+    fn new(source: &Source<'_>) -> Result<Self> {
+        let (repository, commit) = (source.repository, &source.listing.commit);
+        let folder = tempfile::tempdir()
+            .map_err(|error| Error::io("create a folder in", &std::env::temp_dir(), error))?;
+        // Under the same names as in the cache: models are named by their folders.
+        let layout = ModelCache::new(folder.path(), repository.id());
+        Ok(Self {
+            snapshot: layout.snapshot(commit),
+            address: repository.folder_page(commit),
+            _folder: folder,
+        })
+    }
+
+    /// Links to those of some files that the cache has.
+    fn link<'a>(&self, source: &Source<'_>, names: impl Iterator<Item = &'a String>) -> Result<()> {
+        for name in names {
+            let there = source.path(name);
+            if there.is_file() {
+                link(&there, &self.snapshot.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts files of the right length with nothing in them beside.
+    fn hollow(&self, missing: Vec<Wanted>) -> Result<Vec<(Wanted, PathBuf)>> {
+        let mut files = Vec::new();
+        for wanted in missing {
+            let path = self.snapshot.join(&wanted.name);
+            let create = |error| Error::io("create", &path, error);
+            fs::create_dir_all(path.parent().unwrap_or(&self.snapshot)).map_err(create)?;
+            let file = File::create_new(&path).map_err(create)?;
+            file.set_len(wanted.size).map_err(create)?;
+            files.push((wanted, path));
+        }
+        Ok(files)
+    }
+}
+
 impl Unread {
+    fn begin(repository: Repository, files: Vec<(Wanted, PathBuf)>) -> Result<Self> {
+        let mut unread = Self {
+            repository,
+            files,
+            here: 0,
+        };
+        unread.read_on()?;
+        Ok(unread)
+    }
+
     /// Gets the next piece of every file.
     ///
     /// # Errors
@@ -212,20 +236,6 @@ fn missing(source: &Source<'_>, weights: &[String]) -> Result<Vec<Wanted>> {
     Ok(missing)
 }
 
-/// Files of the right length with nothing in them.
-fn hollow(snapshot: &Path, missing: Vec<Wanted>) -> Result<Vec<(Wanted, PathBuf)>> {
-    let mut files = Vec::new();
-    for wanted in missing {
-        let path = snapshot.join(&wanted.name);
-        let create = |error| Error::io("create", &path, error);
-        fs::create_dir_all(path.parent().unwrap_or(snapshot)).map_err(create)?;
-        let file = File::create_new(&path).map_err(create)?;
-        file.set_len(wanted.size).map_err(create)?;
-        files.push((wanted, path));
-    }
-    Ok(files)
-}
-
 fn link(to: &Path, path: &Path) -> Result<()> {
     let link = |error| Error::io("create", path, error);
     if let Some(folder) = path.parent() {
@@ -233,6 +243,12 @@ fn link(to: &Path, path: &Path) -> Result<()> {
     }
     let to = std::path::absolute(to).map_err(link)?;
     std::os::unix::fs::symlink(to, path).map_err(link)
+}
+
+fn safetensors_headers(repository: &Repository, files: &[(Wanted, PathBuf)]) -> Result<()> {
+    in_parallel(repository, files, |(wanted, path)| {
+        safetensors_header(repository, wanted, path)
+    })
 }
 
 /// Asks for the header of a safetensors file, and for nothing else: its length, then

@@ -58,6 +58,28 @@ fn info_reads_the_beginning_of_a_gguf_file() {
 }
 
 #[test]
+fn a_long_gguf_header_is_read_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("long");
+    llm_quantize_tests::copy_folder(&tiny_llama(), &model);
+    // A template of 1.2 MB, before the tensors' places.
+    llm_quantize_tests::edit_json(&model.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = format!("{{# {} #}}", "x".repeat(1_200_000)).into();
+    });
+    let path = quantize(&model, "F32", dir.path(), &["-n", "model.gguf"]);
+    let content = fs::read(&path).unwrap();
+    let setup = Setup::with_files([("model.gguf".to_owned(), content)].into());
+    let mut command = setup.command(&["info", REPOSITORY, "--tensors"]);
+    let info = command.output().unwrap();
+    let info = Run::from(info).expect_code(0).json();
+    let local = run_json(["info", path.to_str().unwrap(), "--tensors"]).json();
+    assert_eq!(info["tensors"], local["tensors"]);
+    let log = setup.weights_log();
+    assert_eq!(ranges(&log), [Some(0), Some(512 << 10)]);
+    assert_eq!(sent(&log), 2 << 20);
+}
+
+#[test]
 fn a_header_that_is_cut_short_is_told_about_the_file_on_the_hub() {
     let mut files = files_of(&tiny_llama());
     files.insert(WEIGHTS.into(), b"short".to_vec());

@@ -98,10 +98,7 @@ fn damaged_weights() {
     let cases = [
         (Vec::new(), "shorter than the 8 bytes"),
         (good[..100].to_vec(), "header ends at byte"),
-        (
-            good[..good.len() - 1].to_vec(),
-            "do not end where the file ends",
-        ),
+        (good[..good.len() - 1].to_vec(), "the file is cut short"),
         (
             [&good[..], b"tail"].concat(),
             "do not end where the file ends",

@@ -20,14 +20,11 @@ export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true CARGO_PROFILE_RELEASE_OPT_LEVE
 if ! cargo fuzz --version 2>/dev/null | grep -qF "$cargo_fuzz_version"; then
   CARGO_TARGET_DIR=$cache/tools-build cargo install --quiet --locked --root "$cache/tools" "cargo-fuzz@$cargo_fuzz_version" || exit 1
 fi
-if cargo +nightly --version >/dev/null 2>&1; then
-  toolchain=nightly sanitizer=address
-else
-  toolchain=$(rustup show active-toolchain | cut -d' ' -f1) sanitizer=none
-fi
-fuzz() { (cd "$here/../.." && cargo "+$toolchain" fuzz "$@" --fuzz-dir "$here" --features targets --sanitizer "$sanitizer"); }
+cargo=(cargo) sanitizer=none
+if cargo +nightly --version >/dev/null 2>&1; then cargo=(cargo +nightly) sanitizer=address; fi
+fuzz() { (cd "$here/../.." && "${cargo[@]}" fuzz "$@" --fuzz-dir "$here" --features targets --sanitizer "$sanitizer"); }
 
-echo "building with $toolchain, sanitizer $sanitizer"
+echo "building with ${cargo[*]}, sanitizer $sanitizer"
 fuzz build 2>&1 | grep -v '^ *\(Compiling\|Fresh\|Downloaded\)'
 [ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path '*/release/safetensors' -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")

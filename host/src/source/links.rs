@@ -28,10 +28,10 @@ impl Inside {
         let snapshots = folder.parent();
         let is_snapshot = snapshots.is_some_and(|parent| parent.ends_with("snapshots"));
         let repository = snapshots.and_then(Path::parent).filter(|_| is_snapshot);
-        Ok(Self {
-            blobs: repository.and_then(|path| real(&path.join("blobs")).ok()),
-            folder,
-        })
+        // Were `blobs` a link itself, a forged cache could lead anywhere.
+        let blobs = repository.map(|path| path.join("blobs"));
+        let blobs = blobs.filter(|blobs| real(blobs).is_ok_and(|real| real == *blobs));
+        Ok(Self { folder, blobs })
     }
 
     /// Refuses a file that lies elsewhere in the end.
@@ -106,6 +106,12 @@ mod tests {
         let inside = Inside::of(&snapshot).unwrap();
         assert!(inside.check(&snapshot.join("config.json")).is_ok());
         assert!(inside.check(&snapshot.join("notes.txt")).is_err());
+        fs::rename(repository.join("blobs"), root.path().join("elsewhere")).unwrap();
+        symlink(root.path().join("elsewhere"), repository.join("blobs")).unwrap();
+        let forged = Inside::of(&snapshot).unwrap();
+        assert!(forged.check(&snapshot.join("config.json")).is_err());
+        fs::remove_file(repository.join("blobs")).unwrap();
+        fs::rename(root.path().join("elsewhere"), repository.join("blobs")).unwrap();
         assert!(
             Inside::of(&repository)
                 .unwrap()

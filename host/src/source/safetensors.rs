@@ -97,7 +97,8 @@ fn header(file: &[u8]) -> std::result::Result<&[u8], String> {
 /// What the crate does not look at: names that occur twice (it takes the last), and ends
 /// beyond the file, which it finds without a name.
 fn check_header(header: &[u8], data_len: u64) -> std::result::Result<(), String> {
-    json::check_unique_keys(header).map_err(|error| format!("its header: {error}"))?;
+    json::check_unique_keys(header)
+        .map_err(|error| format!("its header is not valid JSON: {error}"))?;
     let Ok(entries) = serde_json::from_slice::<HashMap<Cow<'_, str>, Entry>>(header) else {
         // The crate says better what an entry lacks.
         return Ok(());
@@ -202,7 +203,7 @@ mod tests {
             (second("[9,13]"), 13, "gap"),
             (tensor("[0,4]", ""), 4, "fit its type and shape"),
             (tensor("[8,0]", ""), 8, "overlaps"),
-            ("{\"a\":".into(), 0, "its header: EOF"),
+            ("{\"a\":".into(), 0, "not valid JSON: EOF"),
             (
                 r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,2],"data_offsets":[0,8]}}"#
                     .into(),

@@ -73,17 +73,17 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// A finite number.
+    /// A number that is finite in single precision, as GGUF stores it.
     ///
     /// # Errors
     /// If the key holds anything else.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", |value| {
-            value.as_f64().filter(|number| number.is_finite())
+            value.as_f64().filter(|number| is_single(*number))
         })
     }
 
-    /// A finite number above zero.
+    /// A number that is above zero and finite in single precision, as GGUF stores it.
     ///
     /// # Errors
     /// If the key holds anything else.
@@ -91,7 +91,7 @@ impl<'a> Config<'a> {
         self.typed(key, "a number above zero", |value| {
             value
                 .as_f64()
-                .filter(|number| number.is_finite() && *number > 0.0)
+                .filter(|number| is_single(*number) && *number as f32 > 0.0)
         })
     }
 
@@ -143,6 +143,11 @@ impl<'a> Config<'a> {
     }
 }
 
+/// Whether single precision, in which GGUF stores numbers, makes no infinity of a number.
+fn is_single(number: f64) -> bool {
+    (number as f32).is_finite()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +169,19 @@ mod tests {
             error.message,
             "config.json: \"d\" is \"x\", expected true or false"
         );
+    }
+
+    #[test]
+    fn numbers_must_survive_in_single_precision() {
+        let object = json!({"fine": 1e-5, "huge": 1e300, "tiny": 1e-60, "negative": -2});
+        let config = Config::new(&object, "config.json");
+        assert_eq!(config.positive("fine"), Ok(Some(1e-5)));
+        assert_eq!(config.number("tiny"), Ok(Some(1e-60)));
+        assert_eq!(config.number("negative"), Ok(Some(-2.0)));
+        assert!(config.number("huge").is_err());
+        for key in ["huge", "tiny", "negative"] {
+            assert!(config.positive(key).is_err(), "{key}");
+        }
     }
 
     #[test]

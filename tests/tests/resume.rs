@@ -9,8 +9,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use llm_quantize_tests::{
-    Run, copy_folder, deep_llama, edit_json, names, program, program_path, quantize, run_json,
-    sha256,
+    Run, copy_folder, deep_llama, edit_json, names, program, quantize, run_json, sha256,
 };
 use serde_json::Value;
 

@@ -80,8 +80,7 @@ impl Preview {
             Some(first) if !folder => snapshot.join(first),
             _ => snapshot.to_owned(),
         };
-        let missing = missing(&source, &weights)?;
-        if missing.is_empty() {
+        if all_here(&source, &weights)? {
             source.get(&weights, Tell::Nobody)?;
             source.note_the_commit();
             return Ok(Self {
@@ -92,8 +91,9 @@ impl Preview {
             });
         }
         let stand_in = StandIn::new(&source)?;
-        stand_in.link(&source, small.iter().chain(&weights))?;
-        let files = stand_in.hollow(missing)?;
+        stand_in.copy(&source, &small)?;
+        let wanted: Result<Vec<Wanted>> = weights.iter().map(|name| source.wanted(name)).collect();
+        let files = stand_in.hollow(wanted?)?;
         drop(source);
         let unread = match folder {
             true => safetensors_headers(&repository, &files).map(|()| None)?,
@@ -165,13 +165,14 @@ impl StandIn {
         })
     }
 
-    /// Links to those of some files that the cache has.
-    fn link<'a>(&self, source: &Source<'_>, names: impl Iterator<Item = &'a String>) -> Result<()> {
+    /// Copies small files out of the cache. Copies, because a link out of a model's
+    /// folder is not followed.
+    fn copy(&self, source: &Source<'_>, names: &[String]) -> Result<()> {
         for name in names {
-            let there = source.path(name);
-            if there.is_file() {
-                link(&there, &self.snapshot.join(name))?;
-            }
+            let path = self.snapshot.join(name);
+            let create = |error| Error::io("create", &path, error);
+            fs::create_dir_all(path.parent().unwrap_or(&self.snapshot)).map_err(create)?;
+            fs::copy(source.path(name), &path).map_err(create)?;
         }
         Ok(())
     }
@@ -221,28 +222,15 @@ impl Unread {
     }
 }
 
-/// Those of the weights that the cache does not have.
-fn missing(source: &Source<'_>, weights: &[String]) -> Result<Vec<Wanted>> {
-    let mut missing = Vec::new();
+/// Whether the cache has all the weights.
+fn all_here(source: &Source<'_>, weights: &[String]) -> Result<bool> {
     for name in weights {
-        if source.path(name).is_file() {
-            continue;
-        }
-        let wanted = source.wanted(name)?;
-        if !source.cache.blob(&wanted.hash).is_file() {
-            missing.push(wanted);
+        let linked = source.path(name).is_file();
+        if !linked && !source.cache.blob(&source.wanted(name)?.hash).is_file() {
+            return Ok(false);
         }
     }
-    Ok(missing)
-}
-
-fn link(to: &Path, path: &Path) -> Result<()> {
-    let link = |error| Error::io("create", path, error);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(link)?;
-    }
-    let to = std::path::absolute(to).map_err(link)?;
-    std::os::unix::fs::symlink(to, path).map_err(link)
+    Ok(true)
 }
 
 fn safetensors_headers(repository: &Repository, files: &[(Wanted, PathBuf)]) -> Result<()> {

@@ -15,7 +15,7 @@ cache=$(cd "$cache" && pwd)
 export PATH=$cache/tools/bin:$PATH CARGO_TERM_COLOR=never CARGO_TARGET_DIR=$cache/target
 # The workspace's release profile is for users. Here a sum that overflows is a finding, and links must be quick.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
-export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true CARGO_PROFILE_RELEASE_OPT_LEVEL=2
+export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 
 if ! cargo fuzz --version 2>/dev/null | grep -qF "$cargo_fuzz_version"; then
   CARGO_TARGET_DIR=$cache/tools-build cargo install --quiet --locked --root "$cache/tools" "cargo-fuzz@$cargo_fuzz_version" || exit 1

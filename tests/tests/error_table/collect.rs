@@ -35,6 +35,12 @@ const CONSTRUCTORS: [(&str, &str); 10] = [
     ("importance_matrix", "ImportanceMatrix"),
 ];
 
+/// The class of what is no error of its own: other messages end with it.
+pub const CAUSE: &str = "Cause";
+
+/// Functions with such a part in their name put causes into words.
+const EXPLAINERS: [&str; 2] = ["explain", "difference"];
+
 /// All errors of a file, in the order of the code.
 pub fn errors(file: &str, code: &str) -> Vec<Found> {
     let parsed = syn::parse_file(code).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -262,6 +268,11 @@ impl<'ast> Visit<'ast> for Collector<'_> {
                 .map(|part| part.ident.to_string())
                 .collect();
             match names.as_slice() {
+                [err] if err == "Err" => {
+                    if let Some(text) = arguments.first().and_then(|text| message(text)) {
+                        self.add(CAUSE, &text);
+                    }
+                }
                 [.., kind, name] if kind == "Error" => self.constructor(name, &arguments),
                 [name] | [_, name] => self.helper(name, &arguments),
                 _ => {}
@@ -284,6 +295,22 @@ impl<'ast> Visit<'ast> for Collector<'_> {
         }
         self.helper(&call.method.to_string(), &arguments);
         visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        let name = function.sig.ident.to_string();
+        if EXPLAINERS.iter().any(|part| name.contains(part)) {
+            Causes(self).visit_block(&function.block);
+        }
+        visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        let name = function.sig.ident.to_string();
+        if EXPLAINERS.iter().any(|part| name.contains(part)) {
+            Causes(self).visit_block(&function.block);
+        }
+        visit::visit_impl_item_fn(self, function);
     }
 
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
@@ -327,5 +354,17 @@ impl<'ast> Visit<'ast> for Collector<'_> {
             }
         }
         visit::visit_expr_struct(self, item);
+    }
+}
+
+/// Takes every sentence for a cause.
+struct Causes<'a, 'b>(&'a mut Collector<'b>);
+
+impl<'ast> Visit<'ast> for Causes<'_, '_> {
+    fn visit_expr(&mut self, expression: &'ast Expr) {
+        match message(expression) {
+            Some(text) if text.trim().contains(' ') => self.0.add(CAUSE, &text),
+            _ => visit::visit_expr(self, expression),
+        }
     }
 }

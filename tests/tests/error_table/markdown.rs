@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use llm_quantize::ExitCode;
 
-use super::collect::Found;
+use super::collect::{CAUSE, Found};
 
 /// The classes of the plugin API's errors, and error types, by the class in which the
 /// user sees them. What is not here is a variant of `ExitCode` itself.
@@ -21,7 +21,8 @@ const CLASSES: [(&str, ExitCode); 8] = [
 
 /// Error types of single subjects: where they are, their name, and as what the user
 /// sees them.
-const TYPES: [(&str, &str, ExitCode); 12] = [
+const TYPES: [(&str, &str, ExitCode); 13] = [
+    ("host/src/plugins", "Refusal", ExitCode::PluginUnavailable),
     ("plugin-api", "LoadError", ExitCode::PluginUnavailable),
     ("plugin-api", "MetadataError", ExitCode::PluginUnavailable),
     ("plugins/gguf", "BlockError", ExitCode::Validation),
@@ -55,8 +56,20 @@ table, or where that is empty, the one that the exit code has. Errors of plugins
 `plugin \"<id>\":`.
 ";
 
+const CAUSES: &str = "
+## Causes
+
+What the messages above have in the place of `<what>`, `<error>` or `<reason>`, where other code of
+this program says it.
+
+| cause | source |
+| --- | --- |
+";
+
 /// Makes the document.
 pub fn document(errors: Vec<Found>) -> String {
+    let (causes, errors): (Vec<_>, Vec<_>) =
+        errors.into_iter().partition(|error| error.class == CAUSE);
     // The same words are one line, wherever they are said.
     let mut sections: BTreeMap<u8, BTreeMap<_, BTreeSet<String>>> = BTreeMap::new();
     for error in errors {
@@ -88,6 +101,14 @@ pub fn document(errors: Vec<Found>) -> String {
                 files.join(", ")
             ));
         }
+    }
+    out.push_str(CAUSES);
+    let causes: BTreeSet<(String, String)> = causes
+        .into_iter()
+        .map(|cause| (cause.message, cause.file))
+        .collect();
+    for (message, file) in causes {
+        out.push_str(&format!("| {} | `{file}` |\n", escape(&message)));
     }
     out
 }

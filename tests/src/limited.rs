@@ -14,8 +14,12 @@ use super::{Run, build_folder};
 /// Rust program aborts then.
 const MAX_DATA_KIB: u32 = 256 << 10;
 
-/// Time that any command may take on a model of a few kilobytes.
-const MAX_TIME: Duration = Duration::from_secs(5);
+/// Processor seconds that any command may take on a model of a few kilobytes (`ulimit -t`). The
+/// clock on the wall says nothing on a machine with other work.
+const MAX_CPU_SECONDS: u32 = 5;
+
+/// After this a command hangs, on a pipe for example.
+const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// Exit codes that stand for a refusal of what was given. Not among them: 1 (not thought of),
 /// 12 (a plugin failed, which a panic in it becomes) and deaths by signal.
@@ -24,13 +28,13 @@ const REFUSALS: [i32; 5] = [2, 5, 6, 8, 10];
 /// Runs the program with JSON results, little memory and little time.
 ///
 /// # Errors
-/// If it takes longer.
+/// If it hangs.
 pub fn run_limited<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Run, String> {
     let program = build_folder().join("llm-quantize");
     let mut child = Command::new("sh")
         .args([
             "-c",
-            &format!("ulimit -d {MAX_DATA_KIB} && exec \"$@\""),
+            &format!("ulimit -d {MAX_DATA_KIB} && ulimit -t {MAX_CPU_SECONDS} && exec \"$@\""),
             "sh",
         ])
         .arg(program)
@@ -75,7 +79,7 @@ fn wait(child: &mut Child) -> Result<i32, String> {
         if start.elapsed() > MAX_TIME {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("it takes longer than {MAX_TIME:?}"));
+            return Err(format!("it does not end within {MAX_TIME:?}"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -2,11 +2,11 @@
 //! advice, never a panic, and leaves nothing behind.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
-#![allow(clippy::print_stderr)] // a test that is skipped says so
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -186,41 +186,63 @@ fn many_files_need_few_descriptors() {
     assert_eq!(names(&out).len(), 1);
 }
 
-#[test]
-fn an_output_folder_that_vanishes_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("out");
-    let (model, folder) = (deep().to_string_lossy(), out.to_string_lossy().into_owned());
-    let arguments = [
-        "--format",
-        "json",
-        "--threads",
-        "1",
-        "quantize",
-        &model,
-        "gguf",
-        "-q",
-        "Q2_K",
-        "-o",
-        &folder,
-    ];
+/// Starts a run and returns when its first layers are done.
+fn half_done(model: &Path, out: &Path) -> Child {
+    let (model, folder) = (model.to_string_lossy(), out.to_string_lossy());
     let mut child = program()
-        .args(arguments)
+        .args(["--format", "json", "--threads", "1", "quantize"])
+        .args([
+            &*model, "gguf", "-q", "Q2_K", "-n", "m.gguf", "-o", &*folder,
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let start = Instant::now();
-    while !out
-        .join(".checkpoint/faults-llama-Q2_K.gguf.journal")
-        .exists()
-    {
+    while !out.join(".checkpoint/m.gguf.journal").exists() {
         assert!(start.elapsed() < Duration::from_secs(60));
         assert!(child.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(2));
     }
+    child
+}
+
+#[test]
+fn an_output_folder_that_vanishes_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let child = half_done(deep(), &out);
     fs::remove_dir_all(&out).unwrap();
     let run = Run::from(child.wait_with_output().unwrap()).expect_code(1);
-    assert!(advice(&run).contains(&folder), "{}", advice(&run));
+    let advice = advice(&run);
+    assert!(advice.contains(&*out.to_string_lossy()), "{advice}");
     assert!(!out.exists());
+}
+
+/// The model's weights are changed while a run reads them; returns what it said.
+fn spoiled(change: impl FnOnce(&File)) -> Run {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (dir.path().join("model"), dir.path().join("out"));
+    copy_folder(deep(), &model);
+    let child = half_done(&model, &out);
+    let weights = model.join("model.safetensors");
+    change(&File::options().append(true).open(weights).unwrap());
+    let run = Run::from(child.wait_with_output().unwrap()).expect_code(6);
+    let message = run.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("model.safetensors"), "{message}");
+    assert!(!out.join("m.gguf").exists());
+    run
+}
+
+#[test]
+fn a_source_that_is_written_to_gives_no_output() {
+    let run = spoiled(|weights| { weights }.write_all(b"more").unwrap());
+    assert!(run.stdout.contains("changed while"), "{}", run.stdout);
+}
+
+#[test]
+fn a_source_that_is_cut_short_is_named() {
+    let run = spoiled(|weights| weights.set_len(1000).unwrap());
+    assert!(run.stdout.contains("cut short"), "{}", run.stdout);
+    assert!(run.stderr.contains("cut short"), "{}", run.stderr);
 }

@@ -3,7 +3,10 @@
 //! Encoding and decoding are left to the `tokenizers` crate; this is the same file once more, for
 //! what the crate does not show.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// A tokenizer.json without its vocabulary.
@@ -55,6 +58,40 @@ pub(super) struct ModelJson {
     /// Merges of BPE models, best first.
     #[serde(default)]
     pub merges: Vec<MergeJson>,
+    /// What tokens that continue a word begin with; merging leaves it out.
+    #[serde(default)]
+    pub continuing_subword_prefix: Option<String>,
+    /// Bytes of the longest token.
+    #[serde(default, rename = "vocab", deserialize_with = "longest_key")]
+    pub longest_token: usize,
+}
+
+/// The length of a map's longest key; 0 for the lists that other algorithms have.
+fn longest_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    struct Longest;
+
+    impl<'de> Visitor<'de> for Longest {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a vocabulary")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+            let mut longest = 0;
+            while let Some((key, IgnoredAny)) = map.next_entry::<String, _>()? {
+                longest = longest.max(key.len());
+            }
+            Ok(longest)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(0)
+        }
+    }
+
+    deserializer.deserialize_any(Longest)
 }
 
 /// A merge in either spelling.

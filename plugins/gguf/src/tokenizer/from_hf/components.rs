@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::tokenizer::TokenizerError;
-use crate::tokenizer::tokenizer_json::{TokenizerJson, flatten, kind_of};
+use crate::tokenizer::tokenizer_json::{MergeJson, ModelJson, TokenizerJson, flatten, kind_of};
 
 /// Pieces of a template; real ones have up to five.
 const MAX_PIECES: usize = 64;
@@ -36,7 +36,26 @@ pub(super) fn check(json: &TokenizerJson) -> Result<(), TokenizerError> {
             check_template(step)?;
         }
     }
-    steps(json.decoder.as_ref(), "decoder", "decoders").map(drop)
+    steps(json.decoder.as_ref(), "decoder", "decoders")?;
+    check_merges(&json.model)
+}
+
+/// A merge must not make a longer token than there is any. (Whether it makes one that there is, is
+/// checked by the crate.)
+fn check_merges(model: &ModelJson) -> Result<(), TokenizerError> {
+    let prefix = model.continuing_subword_prefix.as_ref();
+    let prefix = prefix.map_or(0, String::len);
+    for (left, right) in model.merges.iter().filter_map(MergeJson::parts) {
+        let len = right
+            .len()
+            .checked_sub(prefix)
+            .map(|rest| left.len() + rest);
+        if len.is_none_or(|len| len > model.longest_token) {
+            let what = format!("has a merge {left:?} {right:?} that makes no token");
+            return Err(wrong("model", &what));
+        }
+    }
+    Ok(())
 }
 
 /// The steps of a component; each must say what it is. (The crate guesses at steps that do not.)

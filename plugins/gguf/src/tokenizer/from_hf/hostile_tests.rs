@@ -44,6 +44,12 @@ fn impossible_vocabularies_are_refused() {
         ("\"c\": 7", "\"c\": 8", "vocab_size 8"),
         ("\"c\": 7", "\"b\": 7", "\"b\" occurs twice"),
         ("\"a b\"", "\"a x\"", "tokenizer.json"),
+        ("\"a b\"", "\"</s> a\"", "makes no token"),
+        (
+            "\"merges\"",
+            "\"continuing_subword_prefix\": \"##\", \"merges\"",
+            "makes no token",
+        ),
         ("\"id\": 1,", "\"id\": -1,", "tokenizer.json"),
         ("\"id\": 1,", "\"id\": 1, \"id\": 2,", "\"id\" occurs twice"),
         (

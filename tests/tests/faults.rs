@@ -243,6 +243,8 @@ fn a_source_that_is_written_to_gives_no_output() {
 #[test]
 fn a_source_that_is_cut_short_is_named() {
     let run = spoiled(|weights| weights.set_len(1000).unwrap());
-    assert!(run.stdout.contains("cut short"), "{}", run.stdout);
-    assert!(run.stderr.contains("cut short"), "{}", run.stderr);
+    // The next page that is read is missing; a run that had read all of them notices later.
+    let noticed = |text: &str| text.contains("cut short") || text.contains("now it has 1000");
+    assert!(noticed(&run.stdout), "{}", run.stdout);
+    assert!(noticed(&run.stderr), "{}", run.stderr);
 }

@@ -200,8 +200,8 @@ fn an_interrupt_keeps_what_is_done() {
         let run = finish(deep(), out.path(), &[]).expect_code(0);
         assert!(run.stderr.contains("Resuming: "), "{}", run.stderr);
         let metadata = &run.json()["metadata"];
+        assert!(pieces > 0);
         assert_eq!(metadata["pieces_resumed"], pieces);
-        assert!(metadata["layers_resumed"].as_u64().unwrap() >= 1);
         assert_eq!(metadata["layers_processed"], LAYERS);
         assert_eq!(sha256(&out.path().join(OUTPUT)), reference);
         assert_eq!(names(out.path()), [OUTPUT]);

@@ -3,6 +3,8 @@
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::output::hex;
+
 /// A hash in the making, of the kind that a name asks for.
 #[derive(Clone)]
 pub enum Checksum {
@@ -44,7 +46,7 @@ impl Checksum {
             Self::GitBlob(hash) => hash.finalize().to_vec(),
             Self::Unknown => return None,
         };
-        Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(&bytes))
     }
 }
 

@@ -2,12 +2,12 @@
 //! one blob.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::Repository;
 use crate::error::{Error, Result};
+use crate::system::is_same;
 
 /// How often a lock is tried.
 const TICK: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ impl Lock {
             match file.try_lock() {
                 // Others may remove the file when they let go: then this lock is one
                 // that nobody else can see.
-                Ok(()) if is_at(&file, path) => return Ok(Self(file)),
+                Ok(()) if is_same(&file, path) => return Ok(Self(file)),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 // A file system without locks: the hash is checked all the same.
@@ -59,13 +59,5 @@ impl Lock {
             }
             std::thread::sleep(TICK);
         }
-    }
-}
-
-/// Whether an open file is still the one of this name.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::staging::Destination;
 use crate::error::{Error, Result};
+use crate::system::is_same;
 
 /// Another run may remove the file between opening and locking it; so often this is
 /// tried again.
@@ -83,22 +84,6 @@ fn has_no_locks(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let errno = Errno::from_io_error(error);
     error.kind() == ErrorKind::Unsupported || errno == Some(Errno::NOLCK)
-}
-
-/// Whether the path still leads to the opened file.
-#[cfg(unix)]
-fn is_same(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let pair = file
-        .metadata()
-        .and_then(|own| Ok((own, fs::metadata(path)?)));
-    pair.is_ok_and(|(own, named)| (own.dev(), own.ino()) == (named.dev(), named.ino()))
-}
-
-/// Elsewhere an open file cannot be removed.
-#[cfg(not(unix))]
-fn is_same(_: &File, _: &Path) -> bool {
-    true
 }
 
 fn taken(path: &Path, file: &mut File) -> Error {

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// A hash as people write it: lower-case hexadecimal.
+pub fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes with a decimal unit and at most one digit after the point: `612 MB`,
 /// `3.9 GB`.
 pub fn bytes(count: u64) -> String {

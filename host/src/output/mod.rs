@@ -7,7 +7,7 @@ mod stdout;
 mod table;
 mod ui;
 
-pub use format::{bytes, count, duration, printable, shape};
+pub use format::{bytes, count, duration, hex, printable, shape};
 pub use progress::Bar;
 pub use report::{ErrorReport, QuantizeMetadata, QuantizeReport};
 #[cfg(unix)]

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ExitCode, Result};
+use crate::output::hex;
 use crate::source::read_small;
 
 /// No configuration is longer.
@@ -120,12 +121,7 @@ fn sha256(path: &Path) -> std::io::Result<String> {
             count => hasher.update(&buffer[..count]),
         }
     }
-    let digits = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(digits)
+    Ok(hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod memory;
 
+use std::fs::File;
 use std::path::Path;
 
 pub use memory::{available_memory, peak_rss, rss};
@@ -10,6 +11,22 @@ pub use memory::{available_memory, peak_rss, rss};
 const DEFAULT_SHARE_PERCENT: u64 = 80;
 /// The budget where the system does not say what is free.
 const DEFAULT_BUDGET: u64 = 4 << 30;
+
+/// Whether the path still leads to the opened file.
+#[cfg(unix)]
+pub fn is_same(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let pair = file
+        .metadata()
+        .and_then(|own| Ok((own, std::fs::metadata(path)?)));
+    pair.is_ok_and(|(own, named)| (own.dev(), own.ino()) == (named.dev(), named.ino()))
+}
+
+/// Elsewhere an open file cannot be removed.
+#[cfg(not(unix))]
+pub fn is_same(_: &File, _: &Path) -> bool {
+    true
+}
 
 /// Cores that the process may use: affinity and cgroup quota count.
 pub fn available_cores() -> usize {

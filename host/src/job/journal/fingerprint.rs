@@ -1,6 +1,5 @@
 //! What files and plans are recognised by.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::output::hex;
 use crate::source::MappedFile;
 
 /// So much of a file of weights is hashed: its header, or the beginning of it. The
@@ -48,7 +48,7 @@ impl FileMark {
             name: name.to_owned(),
             size: file.len(),
             modified: None,
-            hash: hex(Sha256::new_with_prefix(hashed)),
+            hash: hex(&Sha256::digest(hashed)),
         }
     }
 
@@ -86,7 +86,7 @@ pub fn plan_hash(job: &dyn Job) -> Result<String> {
     for literal in &job.plan().literals {
         hash.update(job.blob(literal.blob));
     }
-    Ok(hex(hash))
+    Ok(hex(&hash.finalize()))
 }
 
 fn modified(path: &Path) -> Result<u64> {
@@ -96,15 +96,6 @@ fn modified(path: &Path) -> Result<u64> {
     // Before 1970 and after 2554 all times are alike; size and header remain.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn hex(hash: Sha256) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in hash.finalize() {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -3,12 +3,17 @@
 //!
 //! Weight = d × scale × code − dmin × minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::{LANES, map, map_array, round_wrapping, transpose};
 use super::scale_search::{AffineFit, TrialGrid, fit_affine, fit_nonnegative};
 use super::super_block::{
     By16, SUMMED, WEIGHTS, affine_codes, by_16, pack_two_bits, scaled_importance, square_sums,
 };
+use super::validate::Check;
 
 /// Bytes in a super-block: 16 of scales, 64 of codes, d, dmin.
 pub(super) const BYTES: usize = 84;
@@ -27,6 +32,29 @@ const WEIGHTED_GRID: TrialGrid = TrialGrid {
     step: 0.05,
     trials: 37,
 };
+
+/// The codec.
+pub(super) struct Q2K;
+
+impl Codec for Q2K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q2_K",
+        id: 10,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[80, 82]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

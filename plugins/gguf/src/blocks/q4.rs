@@ -2,6 +2,10 @@
 //!
 //! Q4_0: weight = scale × (code − 8). Q4_1: weight = scale × code + minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::LANES;
 use super::scale_search::{TrialGrid, fit_affine, fit_symmetric};
@@ -9,6 +13,7 @@ use super::small_blocks::{
     Codes, WEIGHTS, groups, mean_square, pack_nibbles, quantize_affine, quantize_symmetric,
     unpack_nibbles, weighted_group,
 };
+use super::validate::Check;
 
 /// Bytes in a Q4_0 block: scale, then two codes a byte.
 pub(super) const Q4_0_BYTES: usize = 18;
@@ -25,6 +30,54 @@ pub(super) const WEIGHTED_GRID: TrialGrid = TrialGrid {
     step: 0.05,
     trials: 37,
 };
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q4_0;
+
+impl Codec for Q4_0 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q4_0",
+        id: 2,
+        block_weights: WEIGHTS,
+        block_bytes: Q4_0_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q4_0(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q4_0(bytes, out);
+    }
+}
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q4_1;
+
+impl Codec for Q4_1 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q4_1",
+        id: 3,
+        block_weights: WEIGHTS,
+        block_bytes: Q4_1_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q4_1(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q4_1(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode_q4_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

@@ -3,6 +3,10 @@
 //!
 //! Q5_0: weight = scale × (code − 16). Q5_1: weight = scale × code + minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::LANES;
 use super::q4::WEIGHTED_GRID;
@@ -11,6 +15,7 @@ use super::small_blocks::{
     Codes, WEIGHTS, groups, mean_square, pack_fifth_bits, pack_nibbles, quantize_affine,
     quantize_symmetric, unpack_five_bits, weighted_group,
 };
+use super::validate::Check;
 
 /// Bytes in a Q5_0 block: scale, fifth bits, then two low halves a byte.
 pub(super) const Q5_0_BYTES: usize = 22;
@@ -21,6 +26,54 @@ pub(super) const Q5_1_BYTES: usize = 24;
 /// Added to Q5_0 codes.
 const HALF: u8 = 16;
 const MAX_CODE: u8 = 31;
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q5_0;
+
+impl Codec for Q5_0 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q5_0",
+        id: 6,
+        block_weights: WEIGHTS,
+        block_bytes: Q5_0_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q5_0(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_0(bytes, out);
+    }
+}
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q5_1;
+
+impl Codec for Q5_1 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q5_1",
+        id: 7,
+        block_weights: WEIGHTS,
+        block_bytes: Q5_1_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q5_1(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_1(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode_q5_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

@@ -3,9 +3,14 @@
 //!
 //! Weight = d × scale × code − dmin × minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::k_affine::{Quantized, Steps, quantize_plain, quantize_weighted};
 use super::scale_search::TrialGrid;
 use super::super_block::{SUMMED, WEIGHTS, by_32, square_sums};
+use super::validate::Check;
 
 /// Bytes in a super-block: d, dmin, 12 of scales, 32 of top bits, 128 of the
 /// codes' low halves.
@@ -21,6 +26,29 @@ const GRID: TrialGrid = TrialGrid {
     step: 0.1,
     trials: 16,
 };
+
+/// The codec.
+pub(super) struct Q5K;
+
+impl Codec for Q5K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q5_K",
+        id: 13,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

@@ -47,12 +47,15 @@ const ROUND: f32 = 12_582_912.0;
 const ROUNDED_BITS: i32 = 0x007f_ffff;
 const ROUNDED_ZERO: i32 = 0x0040_0000;
 
+/// The most lanes that a vector has.
+pub const MAX_LANES: usize = 32;
+
 /// An instruction set that this machine has.
 pub trait Isa: Copy {
     /// Its vectors.
     type F32: Vector;
 
-    /// Numbers in a vector. A power of two, at most 32.
+    /// Numbers in a vector: a power of two, at most [`MAX_LANES`].
     const LANES: usize = Self::F32::LANES;
 
     /// A vector of equal numbers.

@@ -67,7 +67,11 @@ fn stays_finite(ty: BlockType, kind: Kind, weighted: bool) -> bool {
             ty,
             BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1
         );
-    kind != Kind::Huge || !squares || ty.block_weights() == 1 || ty == BlockType::Q8_0
+    let never_squares = matches!(
+        ty,
+        BlockType::Q8_0 | BlockType::TQ1_0 | BlockType::TQ2_0 | BlockType::MXFP4
+    );
+    kind != Kind::Huge || !squares || ty.block_weights() == 1 || never_squares
 }
 
 #[test]

@@ -6,7 +6,9 @@
 //! Rust never fuses a multiplication with an addition by itself. Hand-written
 //! variants would be chosen here as well.
 
-use super::{float, iq4_nl, q2_k, q3_k, q4, q4_k, q5, q5_k, q6_k, q8_0};
+use super::{
+    float, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4, q4_k, q5, q5_k, q6_k, q8_0, tq1_0, tq2_0,
+};
 
 /// A level of instructions that this machine is known to have.
 ///
@@ -103,6 +105,11 @@ encoders! {
     encode_q2_k => q2_k::encode;
     encode_q3_k => q3_k::encode;
     encode_q6_k => q6_k::encode;
+    encode_iq4_nl => iq4_nl::encode;
+    encode_iq4_xs => iq4_xs::encode;
+    encode_tq1_0 => tq1_0::encode;
+    encode_tq2_0 => tq2_0::encode;
+    encode_mxfp4 => mxfp4::encode;
 }
 
 /// A function that gains nothing from being compiled for AVX2: the compiler does
@@ -133,4 +140,8 @@ decoders! {
     decode_q4_k => q4_k::decode;
     decode_q5_k => q5_k::decode;
     decode_iq4_nl => iq4_nl::decode;
+    decode_iq4_xs => iq4_xs::decode;
+    decode_tq1_0 => tq1_0::decode;
+    decode_tq2_0 => tq2_0::decode;
+    decode_mxfp4 => mxfp4::decode;
 }

@@ -14,8 +14,10 @@ mod cpu;
 mod error;
 mod float;
 mod iq4_nl;
+mod iq4_xs;
 mod k_affine;
 mod lanes;
+mod mxfp4;
 mod other_types;
 mod q2_k;
 mod q3_k;
@@ -28,6 +30,8 @@ mod q8_0;
 mod scale_search;
 mod small_blocks;
 mod super_block;
+mod tq1_0;
+mod tq2_0;
 mod validate;
 
 use std::fmt;
@@ -59,6 +63,10 @@ pub enum BlockType {
     Q5_K,
     Q6_K,
     IQ4_NL,
+    IQ4_XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
 }
 
 type Encode = fn(CpuLevel, &[f32], Option<&[f32]>, &mut [u8]);
@@ -89,7 +97,11 @@ const CODECS: &[Codec] = &[
     codec(BlockType::Q4_K, "Q4_K", 12, (super_block::WEIGHTS, q4_k::BYTES), Some(cpu::encode_q4_k), cpu::decode_q4_k, Check::Scales(&[0, 2])),
     codec(BlockType::Q5_K, "Q5_K", 13, (super_block::WEIGHTS, q5_k::BYTES), Some(cpu::encode_q5_k), cpu::decode_q5_k, Check::Scales(&[0, 2])),
     codec(BlockType::Q6_K, "Q6_K", 14, (super_block::WEIGHTS, q6_k::BYTES), Some(cpu::encode_q6_k), cpu::decode_q6_k, Check::Scales(&[208])),
-    codec(BlockType::IQ4_NL, "IQ4_NL", 20, (iq4_nl::WEIGHTS, iq4_nl::BYTES), None, cpu::decode_iq4_nl, Check::Scales(&[0])),
+    codec(BlockType::IQ4_NL, "IQ4_NL", 20, (iq4_nl::WEIGHTS, iq4_nl::BYTES), Some(cpu::encode_iq4_nl), cpu::decode_iq4_nl, Check::Scales(&[0])),
+    codec(BlockType::IQ4_XS, "IQ4_XS", 23, (iq4_xs::WEIGHTS, iq4_xs::BYTES), Some(cpu::encode_iq4_xs), cpu::decode_iq4_xs, Check::Scales(&[0])),
+    codec(BlockType::TQ1_0, "TQ1_0", 34, (tq1_0::WEIGHTS, tq1_0::BYTES), Some(cpu::encode_tq1_0), cpu::decode_tq1_0, Check::Scales(&[52])),
+    codec(BlockType::TQ2_0, "TQ2_0", 35, (tq2_0::WEIGHTS, tq2_0::BYTES), Some(cpu::encode_tq2_0), cpu::decode_tq2_0, Check::Scales(&[64])),
+    codec(BlockType::MXFP4, "MXFP4", 39, (mxfp4::WEIGHTS, mxfp4::BYTES), Some(cpu::encode_mxfp4), cpu::decode_mxfp4, Check::Exponent(0)),
 ];
 
 const fn codec(
@@ -212,8 +224,8 @@ impl fmt::Display for BlockType {
 ///
 /// `row` holds whole blocks, `out` exactly [`BlockType::row_bytes`] of it.
 /// `importance` weighs the squared error of each column and has the row's
-/// length; with it ggml uses other searches for all but F32, F16, BF16 and
-/// Q8_0, which ignore it.
+/// length; with it ggml uses other searches for all but F32, F16, BF16, Q8_0,
+/// TQ1_0, TQ2_0 and MXFP4, which ignore it.
 ///
 /// Weights of huge magnitude can overflow a half-precision scale, as in ggml;
 /// [`validate_rows`] finds such rows.

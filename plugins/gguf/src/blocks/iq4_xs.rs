@@ -3,22 +3,26 @@
 //!
 //! Weight = scale × (six-bit scale − 32) × value of the code.
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::iq4_nl::{self, error_weights, fit_block, inverse, spread};
+use super::iq4_values::{self, fit, inverse, pack, unpack};
+use super::super_block::{By32, SUMMED, WEIGHTS, by_32, importance_weights, square_sums, squares};
 use super::validate::Check;
 
-/// Weights in a super-block.
-pub(super) const WEIGHTS: usize = 256;
 /// Bytes in a super-block: scale, high two bits of the eight six-bit scales,
 /// their low four bits, codes.
-pub(super) const BYTES: usize = 136;
+const BYTES: usize = 136;
 
 /// Sub-blocks of 32 weights.
-const PARTS: usize = WEIGHTS / iq4_nl::WEIGHTS;
+const PARTS: usize = WEIGHTS / iq4_values::WEIGHTS;
+
+/// Super-blocks searched together, and their sub-blocks: as many as the widest
+/// vectors have lanes.
+const CHUNK: usize = SUMMED;
+const SUB_BLOCKS: usize = PARTS * CHUNK;
 
 /// The codec.
 pub(super) struct Iq4Xs;
@@ -33,8 +37,17 @@ impl Codec for Iq4Xs {
     const CHECK: Check = Check::Scales(&[0]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let importance = importance.map(by_32);
+        let chunks = by_32(row).chunks(CHUNK);
+        let chunks = chunks.zip(out.as_chunks_mut::<BYTES>().0.chunks_mut(CHUNK));
+        for (first, (x, out)) in (0..).step_by(CHUNK).zip(chunks) {
+            let importance = importance.map(|all| &all[first..first + x.len()]);
+            let scales = fit_parts(isa, x, importance);
+            for ((x, out), scales) in x.iter().zip(out).zip(scales.as_chunks().0) {
+                encode_block(isa, x, scales, out);
+            }
+        }
     }
 
     #[inline(always)]
@@ -43,37 +56,35 @@ impl Codec for Iq4Xs {
     }
 }
 
+/// The best scale for each sub-block of a chunk by itself.
 #[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<WEIGHTS>().0;
-    let importance = importance.map(|importance| importance.as_chunks::<WEIGHTS>().0);
-    for (index, (x, out)) in blocks
-        .iter()
-        .zip(out.as_chunks_mut::<BYTES>().0)
-        .enumerate()
-    {
-        let importance = importance.and_then(|blocks| blocks.get(index));
-        let scales = fit_parts(x, importance);
-        encode_block(x, &scales, out);
+fn fit_parts<I: Isa>(isa: I, x: &[By32], importance: Option<&[By32]>) -> [f32; SUB_BLOCKS] {
+    let mut spreads = [0.0; SUB_BLOCKS];
+    if importance.is_some() {
+        let sums = square_sums(x.as_flattened().as_flattened());
+        for (spreads, sum) in spreads.as_chunks_mut::<PARTS>().0.iter_mut().zip(sums) {
+            *spreads = [sum * (2.0 / WEIGHTS as f32); PARTS];
+        }
     }
-}
-
-/// The best scale for each sub-block by itself.
-#[inline(always)]
-fn fit_parts(x: &[f32; WEIGHTS], importance: Option<&[f32; WEIGHTS]>) -> [f32; PARTS] {
-    let spread = spread(x);
-    let parts = x.as_chunks().0;
-    let importance = importance.map(|importance| importance.as_chunks().0);
-    let mut scales = [0.0; PARTS];
-    for (index, (scale, x)) in scales.iter_mut().zip(parts).enumerate() {
-        let importance = importance.and_then(|parts| parts.get(index));
-        *scale = fit_block(x, &error_weights(x, importance, spread));
+    let importance = importance.map(|blocks| blocks.as_flattened());
+    let mut scales = [0.0; SUB_BLOCKS];
+    let parts = x.as_flattened().chunks(I::LANES);
+    for (at, rows) in (0..).step_by(I::LANES).zip(parts) {
+        let x = isa.transpose(rows);
+        let weight = match importance {
+            None => squares(&x),
+            Some(importance) => {
+                let importance = isa.transpose(&importance[at..at + rows.len()]);
+                importance_weights(&x, &importance, isa.load(&spreads[at..]))
+            }
+        };
+        fit(isa, &x, &weight).store(&mut scales[at..]);
     }
     scales
 }
 
 #[inline(always)]
-fn encode_block(x: &[f32; WEIGHTS], scales: &[f32; PARTS], out: &mut [u8; BYTES]) {
+fn encode_block<I: Isa>(isa: I, x: &By32, scales: &[f32; PARTS], out: &mut [u8; BYTES]) {
     // The largest becomes −32, the one value of six bits without a counterpart.
     let common = -first_largest(scales) / 32.0;
     let to_six_bits = inverse(common);
@@ -82,10 +93,10 @@ fn encode_block(x: &[f32; WEIGHTS], scales: &[f32; PARTS], out: &mut [u8; BYTES]
     let (low_bits, codes) = rest.split_at_mut(PARTS / 2);
     low_bits.fill(0);
     let mut high_bits = 0_u16;
-    let parts = x.as_chunks().0.iter().zip(codes.as_chunks_mut().0);
+    let parts = x.iter().zip(codes.as_chunks_mut().0);
     for (index, ((x, codes), scale)) in parts.zip(scales).enumerate() {
         let six_bits = (to_six_bits * scale).round_ties_even().clamp(-32.0, 31.0);
-        iq4_nl::pack(x, inverse(common * six_bits), codes);
+        pack(isa, x, inverse(common * six_bits), codes);
         let stored = (six_bits as i8 + 32) as u8;
         low_bits[index / 2] |= (stored & 0x0f) << (4 * (index % 2));
         high_bits |= u16::from(stored >> 4) << (2 * index);
@@ -118,13 +129,15 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
             let low = low_bits[index / 2] >> (4 * (index % 2)) & 0x0f;
             let high = (high_bits >> (2 * index) & 3) as u8;
             let scale = common * f32::from((low | high << 4) as i8 - 32);
-            iq4_nl::unpack(codes, scale, out);
+            unpack(codes, scale, out);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -134,21 +147,23 @@ mod tests {
         block[2..4].copy_from_slice(&0b11_10_01_00_11_10_01_00_u16.to_le_bytes());
         block[4..8].copy_from_slice(&[0x10, 0x32, 0x54, 0x76]);
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        Iq4Xs::decode(Scalar, &block, &mut out);
         let firsts: Vec<f32> = out.iter().step_by(32).copied().collect();
         assert_eq!(firsts, [-32.0, -15.0, 2.0, 19.0, -28.0, -11.0, 6.0, 23.0]);
     }
 
     #[test]
     fn the_largest_sub_block_gets_minus_32_and_the_others_their_share() {
+        let mut grid = [0.0; 32];
+        unpack(&std::array::from_fn(|i| i as u8 * 0x11), 1.0, &mut grid);
         let mut x = [0.0; WEIGHTS];
         for (part, scale) in [(0, 1.0), (1, 0.5), (7, -0.25)] {
             for (i, x) in x[32 * part..32 * (part + 1)].iter_mut().enumerate() {
-                *x = scale * iq4_nl::value_of(i as u8 % 16);
+                *x = scale * grid[i];
             }
         }
         let mut out = [0xaa; BYTES];
-        encode(&x, None, &mut out);
+        Iq4Xs::encode(Scalar, &x, None, &mut out);
         assert_eq!(get_f16([out[0], out[1]]), -1.0 / 32.0);
         assert_eq!(out[4] & 0x0f, 0); // −32 + 32
         assert_eq!(out[4] >> 4, 0); // −16 + 32 = 0b01_0000
@@ -156,7 +171,7 @@ mod tests {
         assert_eq!(u16::from_le_bytes([out[2], out[3]]) & 0b1111, 0b01_00);
         assert_eq!(out[3] >> 6, 0b10);
         let mut back = [1.0; WEIGHTS];
-        decode(&out, &mut back);
+        Iq4Xs::decode(Scalar, &out, &mut back);
         assert_eq!(back[..64], x[..64]);
         assert_eq!(back[224..], x[224..]);
         assert_eq!(back[64..224], [0.0; 160]); // by a scale of zero
@@ -165,7 +180,7 @@ mod tests {
     #[test]
     fn a_block_of_zeros_has_a_negative_zero_scale() {
         let mut out = [0xaa; BYTES];
-        encode(&[0.0; WEIGHTS], None, &mut out);
+        Iq4Xs::encode(Scalar, &[0.0; WEIGHTS], None, &mut out);
         assert_eq!(out[..2], [0x00, 0x80]);
         assert_eq!(out[2..4], [0xaa; 2]); // high bits of 32, eight times
         assert_eq!(out[4..8], [0; 4]);

@@ -14,6 +14,7 @@ mod codec;
 mod error;
 mod float;
 mod iq4_nl;
+mod iq4_values;
 mod iq4_xs;
 mod k_affine;
 mod lanes;

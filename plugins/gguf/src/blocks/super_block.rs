@@ -14,6 +14,12 @@ pub(super) type By32 = [[f32; 32]; 8];
 /// A super-block as sixteen sub-blocks of 16, in two groups of [`LANES`].
 pub(super) type By16 = [[[f32; 16]; LANES]; 2];
 
+/// The super-blocks of a row, as sub-blocks of 32.
+#[inline(always)]
+pub(super) fn by_32(row: &[f32]) -> &[By32] {
+    row.as_chunks::<32>().0.as_chunks::<8>().0
+}
+
 /// The super-blocks of a row, as sub-blocks of 16.
 #[inline(always)]
 pub(super) fn by_16(row: &[f32]) -> &[By16] {
@@ -65,6 +71,16 @@ pub(super) fn scaled_importance<const S: usize>(
     let mut out = [[0.0; LANES]; S];
     for i in 0..S {
         out[i] = map(|k| importance[i][k] * (spread + x[i][k] * x[i][k]).sqrt());
+    }
+    out
+}
+
+/// Squares of transposed sub-blocks.
+#[inline(always)]
+pub(super) fn squares<V: Vector, const S: usize>(x: &[V; S]) -> [V; S] {
+    let mut out = *x;
+    for out in &mut out {
+        *out = *out * *out;
     }
     out
 }

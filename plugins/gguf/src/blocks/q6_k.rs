@@ -3,14 +3,14 @@
 //!
 //! Weight = d × scale × (code − 32).
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::lanes::{LANES, Lanes, map, map_array, round_wrapping, transpose};
-use super::scale_search::{NEGLIGIBLE, SymmetricFit, fit_symmetric};
-use super::super_block::{By16, WEIGHTS, by_16, symmetric_codes};
+use super::lanes::{map_array, round_wrapping};
+use super::scale_search::{NEGLIGIBLE, codes_at_rate, fit_symmetric};
+use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, chunks, parts, symmetric_codes};
 use super::validate::Check;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
@@ -32,8 +32,10 @@ impl Codec for Q6K {
     const CHECK: Check = Check::Scales(&[208]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        for (chunk, out) in chunks(row, importance, out) {
+            encode_chunk(isa, chunk, out);
+        }
     }
 
     #[inline(always)]
@@ -42,33 +44,48 @@ impl Codec for Q6K {
     }
 }
 
+/// What the search found for the sub-blocks of a super-block.
+struct Found<'a> {
+    scales: &'a [f32; PARTS],
+    /// The codes behind the scales are x × rate, rounded.
+    rates: &'a [f32; PARTS],
+}
+
 #[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = by_16(row).iter().zip(out.as_chunks_mut::<BYTES>().0);
-    let Some(importance) = importance else {
-        for (x, out) in blocks {
-            encode_block(x, None, out);
-        }
-        return;
-    };
-    for ((x, out), importance) in blocks.zip(by_16(importance)) {
-        encode_block(x, Some(importance), out);
+fn encode_chunk<I: Isa>(isa: I, chunk: Chunk<'_>, out: &mut [[u8; BYTES]]) {
+    let (mut scales, mut rates) = ([0.0; CHUNK_PARTS], [0.0; CHUNK_PARTS]);
+    let groups = parts(chunk.x).chunks(I::LANES).enumerate();
+    for (first, x) in groups.map(|(g, x)| (g * I::LANES, x)) {
+        let lanes = isa.transpose(x);
+        let weight = match chunk.importance {
+            Some(importance) => isa.transpose(&parts(importance)[first..][..x.len()]),
+            None => squares::<I, 16>(&lanes),
+        };
+        let fit = fit_symmetric(isa, &lanes, &weight, HALF as f32);
+        fit.scale.store(&mut scales[first..]);
+        fit.rate.store(&mut rates[first..]);
+    }
+    let scales = scales.as_chunks::<PARTS>().0;
+    let rates = rates.as_chunks::<PARTS>().0;
+    let found = scales.iter().zip(rates);
+    for ((x, out), (scales, rates)) in chunk.x.iter().zip(out).zip(found) {
+        encode_block(isa, x, &Found { scales, rates }, out);
     }
 }
 
 #[inline(always)]
-fn encode_block(x: &By16, importance: Option<&By16>, out: &mut [u8; BYTES]) {
-    let mut fits = [SymmetricFit::NONE; 2];
-    for (g, fit) in fits.iter_mut().enumerate() {
-        let lanes = transpose(&x[g]);
-        let weight = match importance {
-            Some(importance) => transpose(&importance[g]),
-            None => squares(&lanes),
-        };
-        *fit = fit_symmetric(&lanes, &weight, HALF as f32);
+fn squares<I: Isa, const S: usize>(x: &[I::F32; S]) -> [I::F32; S] {
+    let mut out = *x;
+    for x in &mut out {
+        *x = *x * *x;
     }
+    out
+}
+
+#[inline(always)]
+fn encode_block<I: Isa>(isa: I, x: &[f32; WEIGHTS], found: &Found<'_>, out: &mut [u8; BYTES]) {
     let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &scale in [fits[0].scale, fits[1].scale].as_flattened() {
+    for &scale in found.scales {
         if scale.abs() > magnitude {
             (peak, magnitude) = (scale, scale.abs());
         }
@@ -80,53 +97,23 @@ fn encode_block(x: &By16, importance: Option<&By16>, out: &mut [u8; BYTES]) {
 
     let rate = -128.0 / peak;
     let d = f16_bytes(1.0 / rate);
-    let mut scales = [[0; LANES]; 2];
-    let mut codes = [[[0; 16]; LANES]; 2];
-    for g in 0..2 {
-        scales[g] = map_array(&fits[g].scale, |s| round_wrapping(rate * s).min(127) as i8);
-        codes[g] = codes_of(&x[g], &fits[g], get_f16(d), &scales[g]);
+    let scales = map_array(found.scales, |s| round_wrapping(rate * s).min(127) as i8);
+    let d_read = get_f16(d);
+    let steps = map_array(&scales, |s| d_read * f32::from(s));
+    let mut codes = symmetric_codes(isa, x, &steps, HALF as f32);
+    let sub_blocks = codes.as_chunks_mut::<16>().0.iter_mut();
+    for (j, (codes, x)) in sub_blocks.zip(x.as_chunks::<16>().0).enumerate() {
+        if steps[j] == 0.0 {
+            *codes = codes_at_rate(x, found.rates[j], HALF);
+        }
     }
-    pack(
-        codes.as_flattened().as_flattened(),
-        scales.as_flattened(),
-        d,
-        out,
-    );
-}
-
-#[inline(always)]
-fn squares<const S: usize>(x: &[Lanes; S]) -> [Lanes; S] {
-    let mut out = [[0.0; LANES]; S];
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = map(|k| x[k] * x[k]);
-    }
-    out
-}
-
-/// Codes for the scales as stored; those of the search where a scale is zero.
-#[inline(always)]
-fn codes_of(
-    x: &[[f32; 16]; LANES],
-    fit: &SymmetricFit,
-    d: f32,
-    scales: &[i8; LANES],
-) -> [[u8; 16]; LANES] {
-    let mut codes = [[0; 16]; LANES];
-    for (k, codes) in codes.iter_mut().enumerate() {
-        let step = d * f32::from(scales[k]);
-        *codes = if step == 0.0 {
-            fit.codes(k, &x[k], HALF)
-        } else {
-            symmetric_codes(&x[k], step, HALF)
-        };
-    }
-    codes
+    pack(&codes, &scales, d, out);
 }
 
 /// Each half of the super-block: two codes 64 apart share a byte of low
 /// halves, four codes 32 apart a byte of top bits.
 #[inline(always)]
-fn pack(codes: &[u8], scales: &[i8], d: [u8; 2], out: &mut [u8; BYTES]) {
+fn pack(codes: &[u8; WEIGHTS], scales: &[i8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
     let (low, rest) = out.split_at_mut(128);
     let (top, rest) = rest.split_at_mut(64);
     let (scale_bytes, d_bytes) = rest.split_at_mut(16);
@@ -179,7 +166,10 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Level;
+
     use super::*;
+    use crate::blocks::codec::encode;
 
     #[test]
     fn a_block_by_hand() {
@@ -200,7 +190,7 @@ mod tests {
             .collect();
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
-            encode(&row, importance.as_deref(), &mut out);
+            encode::<Q6K>(Level::detect(), &row, importance.as_deref(), &mut out);
             decode(&out, &mut back);
             // Sub-blocks of 16 see a quarter of the values each and choose
             // steps of their own, which eight bits hold only roughly.
@@ -211,7 +201,7 @@ mod tests {
     #[test]
     fn negligible_super_blocks_are_zero() {
         let mut out = [0xaa; BYTES];
-        encode(&[1e-17; WEIGHTS], None, &mut out);
+        encode::<Q6K>(Level::detect(), &[1e-17; WEIGHTS], None, &mut out);
         assert_eq!(out, [0; BYTES]);
     }
 }

@@ -3,27 +3,52 @@
 
 use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
-use super::lanes::{LANES, Lanes, map, round_wrapping};
-
 /// Weights in a super-block.
 pub(super) const WEIGHTS: usize = 256;
 
+/// Super-blocks whose searches run together: sub-blocks enough to fill the lanes
+/// of any instruction set several times.
+pub(super) const CHUNK: usize = 16;
+
+/// Sub-blocks of 16 weights in a super-block.
+pub(super) const PARTS: usize = 16;
+
+/// Sub-blocks of 16 weights in a chunk.
+pub(super) const CHUNK_PARTS: usize = CHUNK * PARTS;
+
+/// Up to [`CHUNK`] super-blocks of a row.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    /// The weights.
+    pub(super) x: &'a [[f32; WEIGHTS]],
+    /// As many importances, where there are any.
+    pub(super) importance: Option<&'a [[f32; WEIGHTS]]>,
+}
+
+/// The chunks of a row, with the bytes for their super-blocks.
+#[inline(always)]
+pub(super) fn chunks<'a, const BYTES: usize>(
+    row: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (Chunk<'a>, &'a mut [[u8; BYTES]])> {
+    let importance = importance.map(|importance| importance.as_chunks::<WEIGHTS>().0);
+    let blocks = row.as_chunks::<WEIGHTS>().0.chunks(CHUNK);
+    let out = out.as_chunks_mut::<BYTES>().0.chunks_mut(CHUNK);
+    blocks.zip(out).enumerate().map(move |(n, (x, out))| {
+        let importance = importance.map(|importance| &importance[n * CHUNK..][..x.len()]);
+        (Chunk { x, importance }, out)
+    })
+}
+
+/// Super-blocks as sub-blocks of 16, one after the other.
+#[inline(always)]
+pub(super) fn parts(blocks: &[[f32; WEIGHTS]]) -> &[[f32; 16]] {
+    blocks.as_flattened().as_chunks::<16>().0
+}
+
 /// A super-block as eight sub-blocks of 32.
 pub(super) type By32 = [[f32; 32]; 8];
-
-/// A super-block as sixteen sub-blocks of 16, in two groups of [`LANES`].
-pub(super) type By16 = [[[f32; 16]; LANES]; 2];
-
-/// The super-blocks of a row, as sub-blocks of 16.
-#[inline(always)]
-pub(super) fn by_16(row: &[f32]) -> &[By16] {
-    row.as_chunks::<16>()
-        .0
-        .as_chunks::<LANES>()
-        .0
-        .as_chunks::<2>()
-        .0
-}
 
 /// Super-blocks whose sums of squares are taken side by side.
 pub(super) const SUMMED: usize = 4;
@@ -52,21 +77,6 @@ pub(super) fn square_sums(row: &[f32]) -> [f32; SUMMED] {
 #[inline(always)]
 pub(super) fn square_sum(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |sum, x| sum + x * x)
-}
-
-/// Importances of transposed sub-blocks: the given ones, scaled by
-/// √(`spread` + x²) so that large weights count more.
-#[inline(always)]
-pub(super) fn scaled_importance<const S: usize>(
-    x: &[Lanes; S],
-    importance: &[Lanes; S],
-    spread: f32,
-) -> [Lanes; S] {
-    let mut out = [[0.0; LANES]; S];
-    for i in 0..S {
-        out[i] = map(|k| importance[i][k] * (spread + x[i][k] * x[i][k]).sqrt());
-    }
-    out
 }
 
 /// Importances of transposed sub-blocks: the given ones, scaled by
@@ -110,12 +120,22 @@ pub(super) fn expand(values: &[f32; 16]) -> [f32; WEIGHTS] {
     flat
 }
 
-/// Codes of a sub-block for its stored step, plus `half`.
+/// Codes of a super-block for the stored steps of its sub-blocks, plus `half`.
 #[inline(always)]
-pub(super) fn symmetric_codes<const S: usize>(x: &[f32; S], step: f32, half: i32) -> [u8; S] {
-    let mut codes = [0; S];
-    for (code, x) in codes.iter_mut().zip(x) {
-        *code = (round_wrapping(x / step).clamp(-half, half - 1) + half) as u8;
+pub(super) fn symmetric_codes<I: Isa>(
+    isa: I,
+    x: &[f32; WEIGHTS],
+    steps: &[f32; PARTS],
+    half: f32,
+) -> [u8; WEIGHTS] {
+    let steps = expand(steps);
+    let (half, high) = (isa.splat(half), isa.splat(half - 1.0));
+    let low = isa.splat(0.0) - half;
+    let mut codes = [0; WEIGHTS];
+    for i in (0..WEIGHTS).step_by(I::LANES) {
+        let quotient = isa.load(&x[i..]) / isa.load(&steps[i..]);
+        let code = quotient.round_wrapping().smaller(high).larger(low);
+        (code + half).store_bytes(&mut codes[i..]);
     }
     codes
 }
@@ -160,10 +180,11 @@ mod tests {
             affine_codes(Scalar, x, step, min, 3).store_bytes(&mut codes);
             assert_eq!(codes, [code]);
         }
-        assert_eq!(
-            symmetric_codes(&[-9.0, -0.5, 0.0, 9.0], 1.0, 4),
-            [0, 4, 4, 7]
-        );
+        let (mut x, mut steps) = ([0.0; WEIGHTS], [1.0; PARTS]);
+        (x[0], x[1], x[18], x[255]) = (-9.0, -0.5, 9.0, -3.4);
+        steps[15] = 2.0;
+        let codes = symmetric_codes(Scalar, &x, &steps, 4.0);
+        assert_eq!((codes[0], codes[1], codes[18], codes[255]), (0, 4, 7, 2));
     }
 
     #[test]

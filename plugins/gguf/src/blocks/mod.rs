@@ -15,6 +15,7 @@ mod error;
 mod float;
 mod iq4_nl;
 mod k_affine;
+mod k_symmetric;
 mod lanes;
 mod other_types;
 mod q2_k;

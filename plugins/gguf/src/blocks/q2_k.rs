@@ -192,7 +192,7 @@ fn finish<I: Isa>(
         mins[j] = dmin * f32::from(packed >> 4);
     }
     let mut codes = [0; WEIGHTS];
-    let (step, min, flat) = (expand(&steps), expand(&mins), x.as_flattened());
+    let (step, min, flat) = (expand(isa, &steps), expand(isa, &mins), x.as_flattened());
     for at in (0..WEIGHTS).step_by(I::LANES) {
         let [x, step, min] = [flat, &step, &min].map(|values| isa.load(&values[at..]));
         affine_codes(isa, x, step, min, MAX_CODE).store_bytes(&mut codes[at..]);

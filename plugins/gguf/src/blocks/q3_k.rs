@@ -7,12 +7,13 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
-use super::lanes::{map_array, round_wrapping};
+use super::float::get_f16;
+use super::k_symmetric::Scales;
+use super::lanes::map_array;
 use super::scale_search::{codes_at_rate, codes_by_descent, fit_by_descent, fit_symmetric};
 use super::super_block::{
     CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, chunks, importance_weights, pack_two_bits, parts,
-    square_sums, symmetric_codes,
+    square_sums,
 };
 use super::validate::Check;
 
@@ -23,7 +24,7 @@ pub(super) const BYTES: usize = 110;
 const HALF: f32 = 4.0;
 
 /// Scales are stored with this added.
-const SCALE_HALF: i32 = 32;
+const SCALE_HALF: f32 = 32.0;
 
 /// The codec.
 pub(super) struct Q3K;
@@ -55,43 +56,18 @@ impl Codec for Q3K {
 
 #[inline(always)]
 fn encode_plain<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], out: &mut [[u8; BYTES]]) {
-    let mut scales = [0.0; CHUNK_PARTS];
-    fit_by_descent(isa, parts(chunk), HALF, &mut scales);
-    let scales = scales.as_chunks::<PARTS>().0;
-    for ((x, out), scales) in chunk.iter().zip(out).zip(scales) {
-        let scales = share_scale(scales);
-        let searched = |j: usize| codes_by_descent(&x.as_chunks().0[j], HALF);
-        finish(isa, x, &scales, searched, out);
-    }
-}
-
-/// Scales of a super-block: half-precision factor and six-bit codes.
-struct Scales {
-    d: f32,
-    codes: [u8; PARTS],
-}
-
-/// The scale of largest magnitude gets the code −32.
-#[inline(always)]
-fn share_scale(scales: &[f32; PARTS]) -> Scales {
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &scale in scales {
-        if scale.abs() > magnitude {
-            (peak, magnitude) = (scale, scale.abs());
+    let mut found = [0.0; CHUNK_PARTS];
+    fit_by_descent(isa, parts(chunk), HALF, &mut found);
+    let (mut scales, peaks) = Scales::shared(isa, &found, SCALE_HALF, SCALE_HALF);
+    for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
+        if peaks[k] == 0.0 {
+            // Numbers of −32, then, and any factor would do.
+            (scales.d[k], scales.bytes[k]) = ([0; 2], [0; PARTS]);
         }
+        let searched = |_, x: &[f32; 16]| codes_by_descent(x, HALF);
+        let codes = scales.codes(isa, k, x, HALF, searched);
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
-    if peak == 0.0 {
-        // All-zero blocks store scales of zero, which stand for −32; d is 0 too.
-        let codes = [0; PARTS];
-        return Scales { d: 0.0, codes };
-    }
-    let rate = -(SCALE_HALF as f32) / peak;
-    let codes = map_array(scales, |scale| {
-        let wrapped = i32::from(round_wrapping(rate * scale) as i8);
-        (wrapped.clamp(-SCALE_HALF, SCALE_HALF - 1) + SCALE_HALF) as u8
-    });
-    let d = 1.0 / rate;
-    Scales { d, codes }
 }
 
 /// What the searches of a chunk found.
@@ -111,11 +87,12 @@ fn encode_weighted<I: Isa>(
     out: &mut [[u8; BYTES]],
 ) {
     let found = search(isa, chunk, importance);
-    let shared = fit_scales(isa, &found);
+    let scales = fit_scales(isa, &found);
     let rates = found.rates.as_chunks::<PARTS>().0;
-    for (((x, out), rates), scales) in chunk.iter().zip(out).zip(rates).zip(&shared) {
-        let searched = |j: usize| codes_at_rate(&x.as_chunks().0[j], rates[j], HALF as i32);
-        finish(isa, x, scales, searched, out);
+    for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
+        let searched = |j: usize, x: &[f32; 16]| codes_at_rate(x, rates[k][j], HALF as i32);
+        let codes = scales.codes(isa, k, x, HALF, searched);
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }
 
@@ -153,52 +130,34 @@ fn search<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], importance: &[[f32; WEIGHTS]
 /// Scales that lower the weighted error of the sub-blocks' own, a super-block in
 /// each lane.
 #[inline(always)]
-fn fit_scales<I: Isa>(isa: I, found: &Found) -> [Scales; CHUNK] {
-    let half = SCALE_HALF as f32;
-    let (mut d, mut rates) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
-    let scales = found.scales.as_chunks::<PARTS>().0;
+fn fit_scales<I: Isa>(isa: I, found: &Found) -> Scales {
+    let (mut d, mut numbers) = ([0.0; CHUNK], [[0.0; PARTS]; CHUNK]);
+    let scales = found.scales.as_chunks::<PARTS>().0.chunks(I::LANES);
     let totals = found.totals.as_chunks::<PARTS>().0.chunks(I::LANES);
-    for (at, (x, total)) in (0..)
-        .step_by(I::LANES)
-        .zip(scales.chunks(I::LANES).zip(totals))
-    {
-        let fit = fit_symmetric(isa, &isa.transpose(x), &isa.transpose(total), half);
-        fit.scale.store(&mut d[at..]);
-        fit.rate.store(&mut rates[at..]);
+    for (first, (scales, totals)) in (0..).step_by(I::LANES).zip(scales.zip(totals)) {
+        let (x, weight) = (isa.transpose(scales), isa.transpose(totals));
+        let fit = fit_symmetric::<I, PARTS>(isa, &x, &weight, SCALE_HALF);
+        let [mut factors, mut rates] = [[0.0; MAX_LANES]; 2];
+        fit.scale.store(&mut factors);
+        fit.rate.store(&mut rates);
+        for (k, scales) in scales.iter().enumerate() {
+            d[first + k] = factors[k];
+            let codes = codes_at_rate(scales, rates[k], SCALE_HALF as i32);
+            numbers[first + k] = map_array(&codes, |code| f32::from(code) - SCALE_HALF);
+        }
     }
-    std::array::from_fn(|k| Scales {
-        d: d[k],
-        codes: codes_at_rate(&scales[k], rates[k], SCALE_HALF),
-    })
+    let numbers = &numbers.as_flattened().as_chunks().0[0];
+    Scales::new(isa, &d, numbers, SCALE_HALF)
 }
 
-/// Stores scales, and codes for the scales as stored; `searched` gives those of
-/// the search, for a sub-block whose scale is zero.
+/// Top bits of eight codes 32 apart share a byte.
 #[inline(always)]
-fn finish<I: Isa>(
-    isa: I,
-    x: &[f32; WEIGHTS],
-    scales: &Scales,
-    searched: impl Fn(usize) -> [u8; 16],
-    out: &mut [u8; BYTES],
-) {
+fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
     let (top, rest) = out.split_at_mut(32);
     let (low, rest) = rest.split_at_mut(64);
     let (scale_bytes, d_bytes) = rest.split_at_mut(12);
-    let d = f16_bytes(scales.d);
+    scale_bytes.copy_from_slice(&pack_scales(scales));
     d_bytes.copy_from_slice(&d);
-    scale_bytes.copy_from_slice(&pack_scales(&scales.codes));
-
-    let d = get_f16(d);
-    let steps = map_array(&scales.codes, |code| {
-        d * (i32::from(code) - SCALE_HALF) as f32
-    });
-    let mut codes = symmetric_codes(isa, x, &steps, HALF);
-    for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        if steps[j] == 0.0 {
-            *codes = searched(j);
-        }
-    }
     let mut bits = [0; 32];
     for (j, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
         for l in 0..32 {
@@ -207,7 +166,7 @@ fn finish<I: Isa>(
     }
     top.copy_from_slice(&bits);
     if let Some(low) = low.first_chunk_mut() {
-        pack_two_bits(&codes, low);
+        pack_two_bits(codes, low);
     }
 }
 
@@ -257,7 +216,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let scales = unpack_scales(scales);
     let d = get_f16([d[0], d[1]]);
     for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * (i32::from(scales[n]) - SCALE_HALF) as f32;
+        let step = d * (f32::from(scales[n]) - SCALE_HALF);
         let (half, shift, odd) = (n / 8, n % 8 / 2 * 2, n % 2);
         let low = &low[32 * half + 16 * odd..][..16];
         let top = &top[16 * odd..][..16];

@@ -7,17 +7,20 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
-use super::lanes::{map_array, round_wrapping};
+use super::float::get_f16;
+use super::k_symmetric::Scales;
 use super::scale_search::{NEGLIGIBLE, codes_at_rate, fit_symmetric};
-use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, chunks, parts, symmetric_codes};
+use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, chunks, parts};
 use super::validate::Check;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
 pub(super) const BYTES: usize = 210;
 
 /// Codes are stored with this added.
-const HALF: i32 = 32;
+const HALF: f32 = 32.0;
+
+/// Minus the least scale.
+const SCALE_HALF: f32 = 128.0;
 
 /// The codec.
 pub(super) struct Q6K;
@@ -44,16 +47,9 @@ impl Codec for Q6K {
     }
 }
 
-/// What the search found for the sub-blocks of a super-block.
-struct Found<'a> {
-    scales: &'a [f32; PARTS],
-    /// The codes behind the scales are x × rate, rounded.
-    rates: &'a [f32; PARTS],
-}
-
 #[inline(always)]
 fn encode_chunk<I: Isa>(isa: I, chunk: Chunk<'_>, out: &mut [[u8; BYTES]]) {
-    let (mut scales, mut rates) = ([0.0; CHUNK_PARTS], [0.0; CHUNK_PARTS]);
+    let [mut found, mut rates] = [[0.0; CHUNK_PARTS]; 2];
     let groups = parts(chunk.x).chunks(I::LANES).enumerate();
     for (first, x) in groups.map(|(g, x)| (g * I::LANES, x)) {
         let lanes = isa.transpose(x);
@@ -61,15 +57,20 @@ fn encode_chunk<I: Isa>(isa: I, chunk: Chunk<'_>, out: &mut [[u8; BYTES]]) {
             Some(importance) => isa.transpose(&parts(importance)[first..][..x.len()]),
             None => squares::<I, 16>(&lanes),
         };
-        let fit = fit_symmetric(isa, &lanes, &weight, HALF as f32);
-        fit.scale.store(&mut scales[first..]);
+        let fit = fit_symmetric(isa, &lanes, &weight, HALF);
+        fit.scale.store(&mut found[first..]);
         fit.rate.store(&mut rates[first..]);
     }
-    let scales = scales.as_chunks::<PARTS>().0;
+    let (scales, peaks) = Scales::shared(isa, &found, SCALE_HALF, 0.0);
     let rates = rates.as_chunks::<PARTS>().0;
-    let found = scales.iter().zip(rates);
-    for ((x, out), (scales, rates)) in chunk.x.iter().zip(out).zip(found) {
-        encode_block(isa, x, &Found { scales, rates }, out);
+    for (k, (x, out)) in chunk.x.iter().zip(out).enumerate() {
+        if peaks[k].abs() < NEGLIGIBLE {
+            out.fill(0);
+            continue;
+        }
+        let searched = |j: usize, x: &[f32; 16]| codes_at_rate(x, rates[k][j], HALF as i32);
+        let codes = scales.codes(isa, k, x, HALF, searched);
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }
 
@@ -82,38 +83,10 @@ fn squares<I: Isa, const S: usize>(x: &[I::F32; S]) -> [I::F32; S] {
     out
 }
 
-#[inline(always)]
-fn encode_block<I: Isa>(isa: I, x: &[f32; WEIGHTS], found: &Found<'_>, out: &mut [u8; BYTES]) {
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &scale in found.scales {
-        if scale.abs() > magnitude {
-            (peak, magnitude) = (scale, scale.abs());
-        }
-    }
-    if magnitude < NEGLIGIBLE {
-        out.fill(0);
-        return;
-    }
-
-    let rate = -128.0 / peak;
-    let d = f16_bytes(1.0 / rate);
-    let scales = map_array(found.scales, |s| round_wrapping(rate * s).min(127) as i8);
-    let d_read = get_f16(d);
-    let steps = map_array(&scales, |s| d_read * f32::from(s));
-    let mut codes = symmetric_codes(isa, x, &steps, HALF as f32);
-    let sub_blocks = codes.as_chunks_mut::<16>().0.iter_mut();
-    for (j, (codes, x)) in sub_blocks.zip(x.as_chunks::<16>().0).enumerate() {
-        if steps[j] == 0.0 {
-            *codes = codes_at_rate(x, found.rates[j], HALF);
-        }
-    }
-    pack(&codes, &scales, d, out);
-}
-
 /// Each half of the super-block: two codes 64 apart share a byte of low
 /// halves, four codes 32 apart a byte of top bits.
 #[inline(always)]
-fn pack(codes: &[u8; WEIGHTS], scales: &[i8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
+fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
     let (low, rest) = out.split_at_mut(128);
     let (top, rest) = rest.split_at_mut(64);
     let (scale_bytes, d_bytes) = rest.split_at_mut(16);
@@ -130,9 +103,7 @@ fn pack(codes: &[u8; WEIGHTS], scales: &[i8; PARTS], d: [u8; 2], out: &mut [u8; 
                 | (codes[l + 96] >> 4) << 6;
         }
     }
-    for (byte, &scale) in scale_bytes.iter_mut().zip(scales) {
-        *byte = scale as u8;
-    }
+    scale_bytes.copy_from_slice(scales);
     d_bytes.copy_from_slice(&d);
 }
 

@@ -23,7 +23,7 @@ pub(super) const NEGLIGIBLE: f32 = 1e-15;
 
 /// The first weight of largest magnitude in each lane, and that magnitude.
 #[inline(always)]
-fn peak<I: Isa, const S: usize>(isa: I, x: &[I::F32; S]) -> (I::F32, I::F32) {
+pub(super) fn peak<I: Isa, const S: usize>(isa: I, x: &[I::F32; S]) -> (I::F32, I::F32) {
     let (mut peak, mut magnitude) = (isa.splat(0.0), isa.splat(0.0));
     for &x in x {
         let larger = magnitude.lt(x.abs());

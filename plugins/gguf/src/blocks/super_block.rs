@@ -1,7 +1,7 @@
 //! What the K types share: super-blocks of 256 weights, made of eight
 //! sub-blocks of 32 or sixteen of 16.
 
-use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
 /// Weights in a super-block.
 pub(super) const WEIGHTS: usize = 256;
@@ -15,6 +15,10 @@ pub(super) const PARTS: usize = 16;
 
 /// Sub-blocks of 16 weights in a chunk.
 pub(super) const CHUNK_PARTS: usize = CHUNK * PARTS;
+
+/// Numbers for as many weights as a super-block has, and room to write a vector
+/// at any of them.
+const EXPANDED: usize = WEIGHTS + MAX_LANES;
 
 /// Up to [`CHUNK`] super-blocks of a row.
 #[derive(Clone, Copy)]
@@ -108,36 +112,18 @@ pub(super) fn affine_codes<I: Isa>(
     code.smaller(top).larger(isa.splat(0.0))
 }
 
-/// A number for each weight of a super-block from one for each sub-block of 16.
+/// Sixteen times each of sixteen numbers; the rest is left over. For numbers of a
+/// super-block's sub-blocks or of a chunk's super-blocks.
 #[inline(always)]
-pub(super) fn expand(values: &[f32; 16]) -> [f32; WEIGHTS] {
-    let mut out = [[0.0; 16]; 16];
-    for (out, &value) in out.iter_mut().zip(values) {
-        *out = [value; 16];
+pub(super) fn expand<I: Isa>(isa: I, values: &[f32; 16]) -> [f32; EXPANDED] {
+    let mut out = [0.0; EXPANDED];
+    for (j, &value) in values.iter().enumerate() {
+        // Wider vectors also write what the next ones overwrite.
+        for at in (16 * j..16 * j + 16).step_by(I::LANES) {
+            isa.splat(value).store(&mut out[at..]);
+        }
     }
-    let mut flat = [0.0; WEIGHTS];
-    flat.copy_from_slice(out.as_flattened());
-    flat
-}
-
-/// Codes of a super-block for the stored steps of its sub-blocks, plus `half`.
-#[inline(always)]
-pub(super) fn symmetric_codes<I: Isa>(
-    isa: I,
-    x: &[f32; WEIGHTS],
-    steps: &[f32; PARTS],
-    half: f32,
-) -> [u8; WEIGHTS] {
-    let steps = expand(steps);
-    let (half, high) = (isa.splat(half), isa.splat(half - 1.0));
-    let low = isa.splat(0.0) - half;
-    let mut codes = [0; WEIGHTS];
-    for i in (0..WEIGHTS).step_by(I::LANES) {
-        let quotient = isa.load(&x[i..]) / isa.load(&steps[i..]);
-        let code = quotient.round_wrapping().smaller(high).larger(low);
-        (code + half).store_bytes(&mut codes[i..]);
-    }
-    codes
+    out
 }
 
 /// Packs the two-bit parts of 256 codes: four codes 32 apart share a byte.
@@ -180,11 +166,6 @@ mod tests {
             affine_codes(Scalar, x, step, min, 3).store_bytes(&mut codes);
             assert_eq!(codes, [code]);
         }
-        let (mut x, mut steps) = ([0.0; WEIGHTS], [1.0; PARTS]);
-        (x[0], x[1], x[18], x[255]) = (-9.0, -0.5, 9.0, -3.4);
-        steps[15] = 2.0;
-        let codes = symmetric_codes(Scalar, &x, &steps, 4.0);
-        assert_eq!((codes[0], codes[1], codes[18], codes[255]), (0, 4, 7, 2));
     }
 
     #[test]

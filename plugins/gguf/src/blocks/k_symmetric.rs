@@ -1,0 +1,174 @@
+//! The part that Q3_K and Q6_K share: sixteen sub-blocks of 16 weights, each
+//! with a signed scale.
+
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Mask, Vector};
+
+use super::float::{f16_bytes, get_f16};
+use super::scale_search::peak;
+use super::super_block::{CHUNK, CHUNK_PARTS, PARTS, WEIGHTS, expand};
+
+/// Scales of a chunk as they are stored: a factor for each super-block and a
+/// whole number for each sub-block.
+pub(super) struct Scales {
+    /// Half-precision factor of each super-block.
+    pub(super) d: [[u8; 2]; CHUNK],
+    /// Whole numbers of the sub-blocks, plus their offset.
+    pub(super) bytes: [[u8; PARTS]; CHUNK],
+    /// Steps between codes: factor × whole number.
+    steps: [[f32; PARTS]; CHUNK],
+    /// Their reciprocals.
+    rates: [[f32; PARTS]; CHUNK],
+}
+
+impl Scales {
+    /// From factors and whole numbers, which are stored with `offset` added.
+    #[inline(always)]
+    pub(super) fn new<I: Isa>(
+        isa: I,
+        d: &[f32; CHUNK],
+        codes: &[f32; CHUNK_PARTS],
+        offset: f32,
+    ) -> Self {
+        let mut found = Self {
+            d: [[0; 2]; CHUNK],
+            bytes: [[0; PARTS]; CHUNK],
+            steps: [[0.0; PARTS]; CHUNK],
+            rates: [[0.0; PARTS]; CHUNK],
+        };
+        let mut read = [0.0; CHUNK];
+        for k in 0..CHUNK {
+            found.d[k] = f16_bytes(d[k]);
+            read[k] = get_f16(found.d[k]);
+        }
+        let d = expand(isa, &read);
+        let (one, offset) = (isa.splat(1.0), isa.splat(offset));
+        for at in (0..CHUNK_PARTS).step_by(I::LANES) {
+            let code = isa.load(&codes[at..]);
+            let step = isa.load(&d[at..]) * code;
+            (code + offset).store_bytes(&mut found.bytes.as_flattened_mut()[at..]);
+            step.store(&mut found.steps.as_flattened_mut()[at..]);
+            (one / step).store(&mut found.rates.as_flattened_mut()[at..]);
+        }
+        found
+    }
+
+    /// Without a search: the scale of largest magnitude in a super-block gets the
+    /// number −half. Also gives those scales.
+    ///
+    /// Magnitudes are zero or at least 10^-30.
+    #[inline(always)]
+    pub(super) fn shared<I: Isa>(
+        isa: I,
+        scales: &[f32; CHUNK_PARTS],
+        half: f32,
+        offset: f32,
+    ) -> (Self, [f32; MAX_LANES]) {
+        let [mut peaks, mut d, mut rates] = [[0.0; MAX_LANES]; 3];
+        let blocks = scales.as_chunks::<PARTS>().0.chunks(I::LANES);
+        for (at, scales) in (0..).step_by(I::LANES).zip(blocks) {
+            let (peak, _) = peak::<I, PARTS>(isa, &isa.transpose(scales));
+            let rate = isa.splat(-half) / peak;
+            peak.store(&mut peaks[at..]);
+            (isa.splat(1.0) / rate).store(&mut d[at..]);
+            rate.store(&mut rates[at..]);
+        }
+        let rates = expand(isa, first(&rates));
+        let top = isa.splat(half - 1.0);
+        let mut codes = [0.0; CHUNK_PARTS];
+        for at in (0..CHUNK_PARTS).step_by(I::LANES) {
+            let code = (isa.load(&rates[at..]) * isa.load(&scales[at..])).round_wrapping();
+            code.smaller(top).store(&mut codes[at..]);
+        }
+        (Self::new(isa, first(&d), &codes, offset), peaks)
+    }
+
+    /// Codes of super-block `k` for the scales as stored, from −half to half − 1,
+    /// plus `half`; those that `searched` gives for a sub-block whose scale is
+    /// zero.
+    #[inline(always)]
+    pub(super) fn codes<I: Isa>(
+        &self,
+        isa: I,
+        k: usize,
+        x: &[f32; WEIGHTS],
+        half: f32,
+        searched: impl Fn(usize, &[f32; 16]) -> [u8; 16],
+    ) -> [u8; WEIGHTS] {
+        let (steps, rates) = (expand(isa, &self.steps[k]), expand(isa, &self.rates[k]));
+        let (half, high) = (isa.splat(half), isa.splat(half - 1.0));
+        let low = isa.splat(0.0) - half;
+        let mut codes = [0; WEIGHTS];
+        for at in (0..WEIGHTS).step_by(I::LANES) {
+            let code = rounded_quotient(isa, &x[at..], &steps[at..], &rates[at..]);
+            let code = code.smaller(high).larger(low);
+            (code + half).store_bytes(&mut codes[at..]);
+        }
+        if self.steps[k].contains(&0.0) {
+            let x = x.as_chunks::<16>().0;
+            for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                if self.steps[k][j] == 0.0 {
+                    *codes = searched(j, &x[j]);
+                }
+            }
+        }
+        codes
+    }
+}
+
+/// x ÷ step, rounded, for the reciprocals of steps in `rates`.
+///
+/// The product with the reciprocal differs from the quotient by less than one
+/// part in 2^22. Unless that could matter, the slow division is left out.
+#[inline(always)]
+fn rounded_quotient<I: Isa>(isa: I, x: &[f32], steps: &[f32], rates: &[f32]) -> I::F32 {
+    let x = isa.load(x);
+    let estimate = x * isa.load(rates);
+    let rounded = estimate.round();
+    // NaN fails both comparisons.
+    let clear =
+        (estimate - rounded).abs().lt(isa.splat(0.499)) & estimate.abs().lt(isa.splat(1024.0));
+    if clear.all() {
+        return rounded;
+    }
+    (x / isa.load(steps)).round_wrapping()
+}
+
+/// What belongs to the super-blocks of a chunk.
+#[inline(always)]
+fn first(numbers: &[f32; MAX_LANES]) -> &[f32; CHUNK] {
+    const { assert!(CHUNK <= MAX_LANES) }
+    &numbers.as_chunks().0[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_rounded_and_limited() {
+        let mut numbers = [2.0; CHUNK_PARTS];
+        (numbers[3 * PARTS], numbers[3 * PARTS + 15]) = (0.0, -4.0);
+        let scales = Scales::new(Scalar, &[0.5; CHUNK], &numbers, 32.0);
+        assert_eq!((scales.d[3], scales.bytes[3][15]), ([0x00, 0x38], 28));
+
+        let mut x = [0.0; WEIGHTS];
+        (x[16], x[17], x[18], x[19], x[255]) = (-9.0, -0.5, 9.0, 0.500_01, 2.0);
+        let codes = scales.codes(Scalar, 3, &x, 4.0, |j, _| [9 + j as u8; 16]);
+        assert_eq!(codes[..16], [9; 16]);
+        assert_eq!(codes[16..21], [0, 4, 7, 5, 4]);
+        assert_eq!(codes[255], 3);
+    }
+
+    #[test]
+    fn the_largest_scale_is_stored_as_the_least_number() {
+        let mut scales = [0.5; CHUNK_PARTS];
+        scales[17] = -8.0;
+        let (shared, peaks) = Scales::shared(Scalar, &scales, 32.0, 32.0);
+        assert_eq!((peaks[0], peaks[1]), (0.5, -8.0));
+        assert_eq!(shared.bytes[0], [0; PARTS]);
+        assert_eq!((shared.bytes[1][0], shared.bytes[1][1]), (34, 0));
+        assert_eq!(get_f16(shared.d[1]), 0.25);
+    }
+}

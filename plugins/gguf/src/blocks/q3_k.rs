@@ -158,13 +158,10 @@ fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; 
     let (scale_bytes, d_bytes) = rest.split_at_mut(12);
     scale_bytes.copy_from_slice(&pack_scales(scales));
     d_bytes.copy_from_slice(&d);
-    let mut bits = [0; 32];
-    for (j, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-        for l in 0..32 {
-            bits[l] |= (codes[l] >> 2) << j;
-        }
+    for l in 0..32 {
+        let bit = |j: usize| (codes[l + 32 * j] >> 2) << j;
+        top[l] = bit(0) | bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(6) | bit(7);
     }
-    top.copy_from_slice(&bits);
     if let Some(low) = low.first_chunk_mut() {
         pack_two_bits(codes, low);
     }

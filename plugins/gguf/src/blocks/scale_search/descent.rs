@@ -142,38 +142,43 @@ impl<I: Isa> State<I> {
     #[inline(always)]
     fn open(&self) -> I::F32 {
         let [zero, one] = [0.0, 1.0].map(|value| self.isa.splat(value));
-        let margin = self.isa.splat(SURELY_STAYS);
-        let limit = self.isa.splat(SURELY_LIMITED);
-        let (low, high) = (self.isa.splat(-self.half), self.isa.splat(self.half - 1.0));
-        let mut largest_lx = zero;
-        let mut all_stay = zero.lt(one);
-        for i in 0..S {
-            let code = self.code[i];
-            let lx = self.sum_lx - self.part_lx[i];
-            let l2 = self.sum_l2 - self.part_l2[i];
-            let upper = Vector::select(code.lt(high), code + margin, limit);
-            let lower = Vector::select(code.gt(low), code - margin, zero - limit);
-            // Quotient × lx, and NaN where anything overflowed.
-            let product = self.x[i] * l2;
-            all_stay = all_stay & product.lt(upper * lx) & product.gt(lower * lx);
-            largest_lx = lx.larger(largest_lx);
+        let mut open = self.may_change(0);
+        for i in 1..S {
+            open = open | self.may_change(i);
         }
-        let open = largest_lx.gt(zero) & !all_stay & !self.negligible();
-        Vector::select(open, one, zero)
+        Vector::select(open & !self.negligible(), one, zero)
     }
 
     /// Moves codes until no move lowers an error.
     #[inline(always)]
     fn descend(&mut self) {
-        for _ in 0..PASSES {
-            let mut moved = self.improve(0);
-            for i in 1..S {
-                moved = moved | self.improve(i);
+        for pass in 0..PASSES {
+            let mut moved = self.isa.splat(0.0).gt(self.isa.splat(0.0));
+            for i in 0..S {
+                if pass == 0 || self.may_change(i).any() {
+                    moved = moved | self.improve(i);
+                }
             }
             if !moved.any() {
                 break;
             }
         }
+    }
+
+    #[inline(always)]
+    fn may_change(&self, i: usize) -> <I::F32 as Vector>::Mask {
+        let zero = self.isa.splat(0.0);
+        let margin = self.isa.splat(SURELY_STAYS);
+        let limit = self.isa.splat(SURELY_LIMITED);
+        let (low, high) = (self.isa.splat(-self.half), self.isa.splat(self.half - 1.0));
+        let code = self.code[i];
+        let lx = self.sum_lx - self.part_lx[i];
+        let l2 = self.sum_l2 - self.part_l2[i];
+        let upper = Vector::select(code.lt(high), code + margin, limit);
+        let lower = Vector::select(code.gt(low), code - margin, zero - limit);
+        let product = self.x[i] * l2;
+        let stays = product.lt(upper * lx) & product.gt(lower * lx);
+        lx.gt(zero) & !stays
     }
 
     /// Moves the code of one weight to where the other codes' best scale puts

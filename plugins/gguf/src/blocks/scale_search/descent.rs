@@ -76,6 +76,13 @@ pub(in crate::blocks) fn codes_by_descent(x: &[f32; S], half: f32) -> [u8; S] {
     codes
 }
 
+/// What the codes of a sub-block in each lane give.
+#[derive(Clone, Copy)]
+struct Sums<V> {
+    lx: V,
+    l2: V,
+}
+
 /// Codes of a sub-block in each lane, and the sums that they give.
 struct State<I: Isa> {
     isa: I,
@@ -85,8 +92,7 @@ struct State<I: Isa> {
     part_lx: [I::F32; S],
     /// Each weight's part of `sum_l2`: x² × code².
     part_l2: [I::F32; S],
-    sum_lx: I::F32,
-    sum_l2: I::F32,
+    sums: Sums<I::F32>,
     /// Largest magnitude of a weight.
     magnitude: I::F32,
     half: f32,
@@ -104,13 +110,13 @@ impl<I: Isa> State<I> {
             code: [zero; S],
             part_lx: [zero; S],
             part_l2: [zero; S],
-            sum_lx: zero,
-            sum_l2: zero,
+            sums: Sums { lx: zero, l2: zero },
             magnitude,
             half,
         };
         let rate = isa.splat(-half) / peak;
         let top = isa.splat(half - 1.0);
+        let mut sums = state.sums;
         for i in 0..S {
             // No weight is below −half at this rate.
             let code = (rate * x[i]).round().smaller(top);
@@ -118,9 +124,10 @@ impl<I: Isa> State<I> {
             state.code[i] = code;
             state.part_lx[i] = w * x[i] * code;
             state.part_l2[i] = w * code * code;
-            state.sum_lx = state.sum_lx + state.part_lx[i];
-            state.sum_l2 = state.sum_l2 + state.part_l2[i];
+            sums.lx = sums.lx + state.part_lx[i];
+            sums.l2 = sums.l2 + state.part_l2[i];
         }
+        state.sums = sums;
         state
     }
 
@@ -133,8 +140,8 @@ impl<I: Isa> State<I> {
     #[inline(always)]
     fn scale(&self) -> I::F32 {
         let zero = self.isa.splat(0.0);
-        let solved = self.sum_l2.gt(zero) & !self.negligible();
-        Vector::select(solved, self.sum_lx / self.sum_l2, zero)
+        let solved = self.sums.l2.gt(zero) & !self.negligible();
+        Vector::select(solved, self.sums.lx / self.sums.l2, zero)
     }
 
     /// 1 in lanes where a code might change, else 0. As long as none does, the
@@ -142,9 +149,9 @@ impl<I: Isa> State<I> {
     #[inline(always)]
     fn open(&self) -> I::F32 {
         let [zero, one] = [0.0, 1.0].map(|value| self.isa.splat(value));
-        let mut open = self.may_change(0);
+        let mut open = self.may_change(0, &self.sums);
         for i in 1..S {
-            open = open | self.may_change(i);
+            open = open | self.may_change(i, &self.sums);
         }
         Vector::select(open & !self.negligible(), one, zero)
     }
@@ -152,28 +159,30 @@ impl<I: Isa> State<I> {
     /// Moves codes until no move lowers an error.
     #[inline(always)]
     fn descend(&mut self) {
+        let mut sums = self.sums;
         for pass in 0..PASSES {
             let mut moved = self.isa.splat(0.0).gt(self.isa.splat(0.0));
             for i in 0..S {
-                if pass == 0 || self.may_change(i).any() {
-                    moved = moved | self.improve(i);
+                if pass == 0 || self.may_change(i, &sums).any() {
+                    moved = moved | self.improve(i, &mut sums);
                 }
             }
             if !moved.any() {
                 break;
             }
         }
+        self.sums = sums;
     }
 
     #[inline(always)]
-    fn may_change(&self, i: usize) -> <I::F32 as Vector>::Mask {
+    fn may_change(&self, i: usize, sums: &Sums<I::F32>) -> <I::F32 as Vector>::Mask {
         let zero = self.isa.splat(0.0);
         let margin = self.isa.splat(SURELY_STAYS);
         let limit = self.isa.splat(SURELY_LIMITED);
         let (low, high) = (self.isa.splat(-self.half), self.isa.splat(self.half - 1.0));
         let code = self.code[i];
-        let lx = self.sum_lx - self.part_lx[i];
-        let l2 = self.sum_l2 - self.part_l2[i];
+        let lx = sums.lx - self.part_lx[i];
+        let l2 = sums.l2 - self.part_l2[i];
         let upper = Vector::select(code.lt(high), code + margin, limit);
         let lower = Vector::select(code.gt(low), code - margin, zero - limit);
         let product = self.x[i] * l2;
@@ -184,27 +193,27 @@ impl<I: Isa> State<I> {
     /// Moves the code of one weight to where the other codes' best scale puts
     /// it, in the lanes where that lowers the error. Tells which they are.
     #[inline(always)]
-    fn improve(&mut self, i: usize) -> <I::F32 as Vector>::Mask {
+    fn improve(&mut self, i: usize, sums: &mut Sums<I::F32>) -> <I::F32 as Vector>::Mask {
         let zero = self.isa.splat(0.0);
         let (low, high) = (self.isa.splat(-self.half), self.isa.splat(self.half - 1.0));
         let x = self.x[i];
         let w = x * x;
-        let lx = self.sum_lx - self.part_lx[i];
-        let l2 = self.sum_l2 - self.part_l2[i];
+        let lx = sums.lx - self.part_lx[i];
+        let l2 = sums.l2 - self.part_l2[i];
         let code = (x * l2 / lx).round_wrapping().smaller(high).larger(low);
         let part_lx = w * x * code;
         let part_l2 = w * code * code;
         let (new_lx, new_l2) = (lx + part_lx, l2 + part_l2);
-        let explained = self.sum_lx * self.sum_lx * new_l2;
+        let explained = sums.lx * sums.lx * new_l2;
         let better = lx.gt(zero)
             & !code.eq(self.code[i])
             & new_l2.gt(zero)
-            & (new_lx * new_lx * self.sum_l2).gt(explained);
+            & (new_lx * new_lx * sums.l2).gt(explained);
         self.code[i] = Vector::select(better, code, self.code[i]);
         self.part_lx[i] = Vector::select(better, part_lx, self.part_lx[i]);
         self.part_l2[i] = Vector::select(better, part_l2, self.part_l2[i]);
-        self.sum_lx = Vector::select(better, new_lx, self.sum_lx);
-        self.sum_l2 = Vector::select(better, new_l2, self.sum_l2);
+        sums.lx = Vector::select(better, new_lx, sums.lx);
+        sums.l2 = Vector::select(better, new_l2, sums.l2);
         better
     }
 }

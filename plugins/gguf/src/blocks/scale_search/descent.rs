@@ -40,22 +40,22 @@ pub(in crate::blocks) fn fit_by_descent<I: Isa, const N: usize>(
         state.open().store_bytes(&mut open[at..]);
     }
 
-    let (mut places, mut count) = ([0; N], 0);
-    for (place, open) in open.iter().enumerate().take(x.len()) {
+    let (mut places, mut count) = ([0_u16; N], 0);
+    for (place, open) in (0..).zip(&open[..x.len()]) {
         places[count] = place;
         count += usize::from(*open);
     }
+    let mut rows = [[0.0; S]; MAX_LANES];
     for places in places[..count].chunks(I::LANES) {
-        let mut rows = [[0.0; S]; MAX_LANES];
         for (row, &place) in rows.iter_mut().zip(places) {
-            *row = x[place];
+            *row = x[usize::from(place)];
         }
         let mut state = State::start(isa, &isa.transpose(&rows[..places.len()]), half);
         state.descend();
         let mut found = [0.0; MAX_LANES];
         state.scale().store(&mut found);
         for (&place, &scale) in places.iter().zip(&found) {
-            scales[place] = scale;
+            scales[usize::from(place)] = scale;
         }
     }
 }

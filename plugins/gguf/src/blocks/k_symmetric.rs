@@ -83,8 +83,7 @@ impl Scales {
     }
 
     /// Codes of super-block `k` for the scales as stored, from −half to half − 1,
-    /// plus `half`; those that `searched` gives for a sub-block whose scale is
-    /// zero.
+    /// plus `half`. Where a scale is zero, they mean nothing.
     #[inline(always)]
     pub(super) fn codes<I: Isa>(
         &self,
@@ -92,7 +91,6 @@ impl Scales {
         k: usize,
         x: &[f32; WEIGHTS],
         half: f32,
-        searched: impl Fn(usize, &[f32; 16]) -> [u8; 16],
     ) -> [u8; WEIGHTS] {
         let (steps, rates) = (expand(isa, &self.steps[k]), expand(isa, &self.rates[k]));
         let (half, high) = (isa.splat(half), isa.splat(half - 1.0));
@@ -103,15 +101,29 @@ impl Scales {
             let code = code.smaller(high).larger(low);
             (code + half).store_bytes(&mut codes[at..]);
         }
-        if self.steps[k].contains(&0.0) {
-            let x = x.as_chunks::<16>().0;
-            for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                if self.steps[k][j] == 0.0 {
-                    *codes = searched(j, &x[j]);
-                }
+        codes
+    }
+
+    /// Whether a scale of super-block `k` is zero.
+    #[inline(always)]
+    pub(super) fn any_zero(&self, k: usize) -> bool {
+        self.steps[k].contains(&0.0)
+    }
+
+    /// Takes the codes that the search found for the sub-blocks of super-block `k`
+    /// whose scale is zero.
+    #[inline(always)]
+    pub(super) fn put_where_zero(
+        &self,
+        k: usize,
+        searched: &[[u8; 16]; PARTS],
+        codes: &mut [u8; WEIGHTS],
+    ) {
+        for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            if self.steps[k][j] == 0.0 {
+                *codes = searched[j];
             }
         }
-        codes
     }
 }
 
@@ -155,7 +167,9 @@ mod tests {
 
         let mut x = [0.0; WEIGHTS];
         (x[16], x[17], x[18], x[19], x[255]) = (-9.0, -0.5, 9.0, 0.500_01, 2.0);
-        let codes = scales.codes(Scalar, 3, &x, 4.0, |j, _| [9 + j as u8; 16]);
+        let mut codes = scales.codes(Scalar, 3, &x, 4.0);
+        assert!(scales.any_zero(3) && !scales.any_zero(4));
+        scales.put_where_zero(3, &[[9; 16]; PARTS], &mut codes);
         assert_eq!(codes[..16], [9; 16]);
         assert_eq!(codes[16..21], [0, 4, 7, 5, 4]);
         assert_eq!(codes[255], 3);

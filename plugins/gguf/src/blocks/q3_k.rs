@@ -10,10 +10,12 @@ use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::Scales;
 use super::lanes::map_array;
-use super::scale_search::{codes_at_rate, codes_by_descent, fit_by_descent, fit_symmetric};
+use super::scale_search::{
+    all_codes_at_rates, codes_at_rate, codes_by_descent, fit_by_descent, fit_symmetric,
+};
 use super::super_block::{
-    CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, chunks, importance_weights, pack_two_bits, parts,
-    square_sums,
+    CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, by_16, chunks, expand, importance_weights,
+    pack_two_bits, parts, square_sums,
 };
 use super::validate::Check;
 
@@ -64,8 +66,11 @@ fn encode_plain<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], out: &mut [[u8; BYTES]
             // Numbers of −32, then, and any factor would do.
             (scales.d[k], scales.bytes[k]) = ([0; 2], [0; PARTS]);
         }
-        let searched = |_, x: &[f32; 16]| codes_by_descent(x, HALF);
-        let codes = scales.codes(isa, k, x, HALF, searched);
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = codes_by_descent(isa, by_16(x), HALF);
+            scales.put_where_zero(k, &searched, &mut codes);
+        }
         pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }
@@ -90,8 +95,11 @@ fn encode_weighted<I: Isa>(
     let scales = fit_scales(isa, &found);
     let rates = found.rates.as_chunks::<PARTS>().0;
     for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
-        let searched = |j: usize, x: &[f32; 16]| codes_at_rate(x, rates[k][j], HALF as i32);
-        let codes = scales.codes(isa, k, x, HALF, searched);
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = all_codes_at_rates(by_16(x), &rates[k], HALF as i32);
+            scales.put_where_zero(k, &searched, &mut codes);
+        }
         pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }
@@ -103,17 +111,18 @@ fn search<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], importance: &[[f32; WEIGHTS]
         rates: [0.0; CHUNK_PARTS],
         totals: [0.0; CHUNK_PARTS],
     };
-    let mut spreads = [[0.0; PARTS]; CHUNK];
+    let mut spreads = [0.0; CHUNK];
     for (spreads, blocks) in spreads.chunks_mut(SUMMED).zip(chunk.chunks(SUMMED)) {
         for (spread, sum) in spreads.iter_mut().zip(square_sums(blocks.as_flattened())) {
-            *spread = [2.0 * sum / WEIGHTS as f32; PARTS];
+            *spread = 2.0 * sum / WEIGHTS as f32;
         }
     }
+    let spreads = expand(isa, &spreads);
     let groups = parts(chunk).chunks(I::LANES);
     let groups = groups.zip(parts(importance).chunks(I::LANES));
     for (at, (x, importance)) in (0..).step_by(I::LANES).zip(groups) {
         let x = isa.transpose(x);
-        let spread = isa.load(&spreads.as_flattened()[at..]);
+        let spread = isa.load(&spreads[at..]);
         let weight = importance_weights(&x, &isa.transpose(importance), spread);
         let mut total = isa.splat(0.0);
         for &weight in &weight {

@@ -9,8 +9,8 @@ use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::Scales;
-use super::scale_search::{NEGLIGIBLE, codes_at_rate, fit_symmetric};
-use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, chunks, parts};
+use super::scale_search::{NEGLIGIBLE, all_codes_at_rates, fit_symmetric};
+use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, by_16, chunks, parts};
 use super::validate::Check;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
@@ -68,8 +68,11 @@ fn encode_chunk<I: Isa>(isa: I, chunk: Chunk<'_>, out: &mut [[u8; BYTES]]) {
             out.fill(0);
             continue;
         }
-        let searched = |j: usize, x: &[f32; 16]| codes_at_rate(x, rates[k][j], HALF as i32);
-        let codes = scales.codes(isa, k, x, HALF, searched);
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = all_codes_at_rates(by_16(x), &rates[k], HALF as i32);
+            scales.put_where_zero(k, &searched, &mut codes);
+        }
         pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }

@@ -16,7 +16,7 @@ mod symmetric;
 pub(super) use affine::{AffineFits, TrialGrid, fit_affine};
 pub(super) use descent::{codes_by_descent, fit_by_descent};
 pub(super) use nonnegative::fit_nonnegative;
-pub(super) use symmetric::{codes_at_rate, fit_symmetric};
+pub(super) use symmetric::{all_codes_at_rates, codes_at_rate, fit_symmetric};
 
 /// Blocks whose largest magnitude is below this are stored as zeros.
 pub(super) const NEGLIGIBLE: f32 = 1e-15;

@@ -112,6 +112,12 @@ pub(super) fn affine_codes<I: Isa>(
     code.smaller(top).larger(isa.splat(0.0))
 }
 
+/// A super-block as sub-blocks of 16.
+#[inline(always)]
+pub(super) fn by_16(x: &[f32; WEIGHTS]) -> &[[f32; 16]; PARTS] {
+    &x.as_chunks::<16>().0.as_chunks().0[0]
+}
+
 /// Sixteen times each of sixteen numbers; the rest is left over. For numbers of a
 /// super-block's sub-blocks or of a chunk's super-blocks.
 #[inline(always)]

@@ -4,7 +4,7 @@
 //! Few sub-blocks have a code that can change at all. A test without division
 //! finds them, and only they are searched, gathered into full vectors.
 
-use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Mask, Scalar, Vector};
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Mask, Vector};
 
 use super::{NEGLIGIBLE, peak};
 
@@ -60,18 +60,30 @@ pub(in crate::blocks) fn fit_by_descent<I: Isa, const N: usize>(
     }
 }
 
-/// The codes behind the scale of one sub-block, plus `half`; zeros, without the
+/// The codes behind the scales of sub-blocks, plus `half`; zeros, without the
 /// offset, for negligible weights.
 #[inline(always)]
-pub(in crate::blocks) fn codes_by_descent(x: &[f32; S], half: f32) -> [u8; S] {
-    let mut codes = [0; S];
-    let mut state = State::start(Scalar, &Scalar.transpose(&[*x]), half);
-    if state.negligible().any() {
-        return codes;
-    }
-    state.descend();
-    for (out, code) in codes.iter_mut().zip(&state.code) {
-        (*code + Scalar.splat(half)).store_bytes(std::slice::from_mut(out));
+pub(in crate::blocks) fn codes_by_descent<I: Isa, const N: usize>(
+    isa: I,
+    x: &[[f32; S]; N],
+    half: f32,
+) -> [[u8; S]; N] {
+    let mut codes = [[0; S]; N];
+    for (x, codes) in x.chunks(I::LANES).zip(codes.chunks_mut(I::LANES)) {
+        let mut state = State::start(isa, &isa.transpose(x), half);
+        let negligible = state.negligible();
+        if negligible.all() {
+            continue;
+        }
+        state.descend();
+        for (i, &code) in state.code.iter().enumerate() {
+            let code = Vector::select(negligible, isa.splat(0.0), code + isa.splat(half));
+            let mut column = [0; MAX_LANES];
+            code.store_bytes(&mut column);
+            for (codes, code) in codes.iter_mut().zip(column) {
+                codes[i] = code;
+            }
+        }
     }
     codes
 }
@@ -117,12 +129,12 @@ impl<I: Isa> State<I> {
         let rate = isa.splat(-half) / peak;
         let top = isa.splat(half - 1.0);
         let mut sums = state.sums;
-        for i in 0..S {
+        for (i, &x) in x.iter().enumerate() {
             // No weight is below −half at this rate.
-            let code = (rate * x[i]).round().smaller(top);
-            let w = x[i] * x[i];
+            let code = (rate * x).round().smaller(top);
+            let w = x * x;
             state.code[i] = code;
-            state.part_lx[i] = w * x[i] * code;
+            state.part_lx[i] = w * x * code;
             state.part_l2[i] = w * code * code;
             sums.lx = sums.lx + state.part_lx[i];
             sums.l2 = sums.l2 + state.part_l2[i];
@@ -228,13 +240,14 @@ mod tests {
     struct Fit<'a>(&'a [[f32; S]; 40]);
 
     impl Kernel for Fit<'_> {
-        type Output = [f32; 64];
+        /// Scales and codes.
+        type Output = ([f32; 64], [[u8; S]; 40]);
 
         #[inline(always)]
-        fn run<I: Isa>(self, isa: I) -> [f32; 64] {
+        fn run<I: Isa>(self, isa: I) -> Self::Output {
             let mut scales = [f32::NAN; 64];
             fit_by_descent(isa, self.0, 4.0, &mut scales);
-            scales
+            (scales, codes_by_descent(isa, self.0, 4.0))
         }
     }
 
@@ -243,9 +256,9 @@ mod tests {
         let step = |k: usize| k as f32 - 19.5;
         let x = std::array::from_fn(|k| std::array::from_fn(|i| ((i % 8) as f32 - 4.0) * step(k)));
         for level in Level::all() {
-            for (k, scale) in level.dispatch(Fit(&x)).iter().take(40).enumerate() {
-                assert!((scale - step(k)).abs() < 1e-5);
-                let codes = codes_by_descent(&x[k], 4.0);
+            let (scales, codes) = level.dispatch(Fit(&x));
+            for (k, codes) in codes.iter().enumerate() {
+                assert!((scales[k] - step(k)).abs() < 1e-5);
                 assert!(
                     codes
                         .iter()
@@ -261,11 +274,10 @@ mod tests {
         let mut x = [[1.0; S]; 40];
         x[18] = [1e-20; S];
         for level in Level::all() {
-            let scales = level.dispatch(Fit(&x));
+            let (scales, codes) = level.dispatch(Fit(&x));
             assert_eq!((scales[17], scales[18], scales[19]), (-0.25, 0.0, -0.25));
+            assert_eq!((codes[18], codes[19]), ([0; S], [0; S]));
         }
-        assert_eq!(codes_by_descent(&x[18], 4.0), [0; S]);
-        assert_eq!(codes_by_descent(&x[19], 4.0), [0; S]);
     }
 
     /// ggml's loop, word for word.
@@ -333,13 +345,13 @@ mod tests {
         fn sub_blocks_end_where_ggml_ends(x in prop::collection::vec(sub_block(), 40)) {
             let x: &[[f32; S]; 40] = x.as_slice().try_into()?;
             for level in Level::all() {
-                let scales = level.dispatch(Fit(x));
-                for (x, scale) in x.iter().zip(scales) {
-                    let (expected, codes) = reference(x);
+                let (scales, codes) = level.dispatch(Fit(x));
+                for (x, (scale, codes)) in x.iter().zip(scales.iter().zip(codes)) {
+                    let (expected, expected_codes) = reference(x);
                     let same = scale.to_bits() == expected.to_bits()
                         || (scale.is_nan() && expected.is_nan());
                     prop_assert!(same, "{}: {scale:e} and not {expected:e}", level.name());
-                    prop_assert_eq!(codes_by_descent(x, 4.0), codes);
+                    prop_assert_eq!(codes, expected_codes);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! A signed scale for codes −half..half: weight ≈ scale × code.
 
-use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
+use llm_quantize_plugin_api::kernels::simd::{Isa, Mask, Vector};
 
 use super::{NEGLIGIBLE, peak};
 use crate::blocks::lanes::{map_array, round_wrapping};
@@ -30,6 +30,20 @@ pub(in crate::blocks) fn codes_at_rate<const S: usize>(
     })
 }
 
+/// [`codes_at_rate`] for several sub-blocks.
+#[inline(always)]
+pub(in crate::blocks) fn all_codes_at_rates<const S: usize, const N: usize>(
+    x: &[[f32; S]; N],
+    rates: &[f32; N],
+    half: i32,
+) -> [[u8; S]; N] {
+    let mut codes = [[0; S]; N];
+    for (codes, (x, &rate)) in codes.iter_mut().zip(x.iter().zip(rates)) {
+        *codes = codes_at_rate(x, rate, half);
+    }
+    codes
+}
+
 /// `make_qx_quants` of ggml with error measure 1, for a sub-block in each lane.
 ///
 /// `weight` is the importance of each weight; ggml uses the squared weight
@@ -41,7 +55,15 @@ pub(in crate::blocks) fn fit_symmetric<I: Isa, const S: usize>(
     weight: &[I::F32; S],
     half: f32,
 ) -> SymmetricFit<I::F32> {
+    let zero = isa.splat(0.0);
     let (peak, magnitude) = peak(isa, x);
+    let negligible = magnitude.lt(isa.splat(NEGLIGIBLE));
+    if negligible.all() {
+        return SymmetricFit {
+            scale: zero,
+            rate: zero,
+        };
+    }
     let mut wx = *x;
     for (wx, &weight) in wx.iter_mut().zip(weight) {
         *wx = weight * *wx;
@@ -68,8 +90,6 @@ pub(in crate::blocks) fn fit_symmetric<I: Isa, const S: usize>(
     for trial in 5..=9 {
         search.attempt::<true, true>(f32::from(trial as i8));
     }
-    let zero = isa.splat(0.0);
-    let negligible = magnitude.lt(isa.splat(NEGLIGIBLE));
     SymmetricFit {
         scale: Vector::select(negligible, zero, search.scale),
         rate: Vector::select(negligible, zero, search.rate),

@@ -21,12 +21,15 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    /// From factors and whole numbers, which are stored with `offset` added.
+    /// Scales × rates, rounded and limited to −half..half, are the numbers to be
+    /// stored with `offset` added; `d` and `rates` are those of the super-blocks.
     #[inline(always)]
     pub(super) fn new<I: Isa>(
         isa: I,
+        scales: &[f32; CHUNK_PARTS],
         d: &[f32; CHUNK],
-        codes: &[f32; CHUNK_PARTS],
+        rates: &[f32; CHUNK],
+        half: f32,
         offset: f32,
     ) -> Self {
         let mut found = Self {
@@ -40,12 +43,14 @@ impl Scales {
             found.d[k] = f16_bytes(d[k]);
             read[k] = get_f16(found.d[k]);
         }
-        let d = expand(isa, &read);
-        let (one, offset) = (isa.splat(1.0), isa.splat(offset));
+        let (d, rates) = (expand(isa, &read), expand(isa, rates));
+        let (low, high) = (isa.splat(-half), isa.splat(half - 1.0));
+        let (offset, one) = (isa.splat(offset), isa.splat(1.0));
         for at in (0..CHUNK_PARTS).step_by(I::LANES) {
-            let code = isa.load(&codes[at..]);
-            let step = isa.load(&d[at..]) * code;
-            (code + offset).store_bytes(&mut found.bytes.as_flattened_mut()[at..]);
+            let number = (isa.load(&rates[at..]) * isa.load(&scales[at..])).round_wrapping();
+            let number = number.smaller(high).larger(low);
+            let step = isa.load(&d[at..]) * number;
+            (number + offset).store_bytes(&mut found.bytes.as_flattened_mut()[at..]);
             step.store(&mut found.steps.as_flattened_mut()[at..]);
             (one / step).store(&mut found.rates.as_flattened_mut()[at..]);
         }
@@ -54,8 +59,6 @@ impl Scales {
 
     /// Without a search: the scale of largest magnitude in a super-block gets the
     /// number −half. Also gives those scales.
-    ///
-    /// Magnitudes are zero or at least 10^-30.
     #[inline(always)]
     pub(super) fn shared<I: Isa>(
         isa: I,
@@ -72,14 +75,15 @@ impl Scales {
             (isa.splat(1.0) / rate).store(&mut d[at..]);
             rate.store(&mut rates[at..]);
         }
-        let rates = expand(isa, first(&rates));
-        let top = isa.splat(half - 1.0);
-        let mut codes = [0.0; CHUNK_PARTS];
-        for at in (0..CHUNK_PARTS).step_by(I::LANES) {
-            let code = (isa.load(&rates[at..]) * isa.load(&scales[at..])).round_wrapping();
-            code.smaller(top).store(&mut codes[at..]);
-        }
-        (Self::new(isa, first(&d), &codes, offset), peaks)
+        let scales = Self::new(isa, scales, first(&d), first(&rates), half, offset);
+        (scales, peaks)
+    }
+
+    /// Stores nothing but zeros for super-block `k`, whose steps are zero.
+    #[inline(always)]
+    pub(super) fn clear(&mut self, k: usize) {
+        (self.d[k], self.bytes[k]) = ([0; 2], [0; PARTS]);
+        self.steps[k] = [0.0; PARTS];
     }
 
     /// Codes of super-block `k` for the scales as stored, from −half to half − 1,
@@ -147,7 +151,7 @@ fn rounded_quotient<I: Isa>(isa: I, x: &[f32], steps: &[f32], rates: &[f32]) -> 
 
 /// What belongs to the super-blocks of a chunk.
 #[inline(always)]
-fn first(numbers: &[f32; MAX_LANES]) -> &[f32; CHUNK] {
+pub(super) fn first(numbers: &[f32; MAX_LANES]) -> &[f32; CHUNK] {
     const { assert!(CHUNK <= MAX_LANES) }
     &numbers.as_chunks().0[0]
 }
@@ -160,9 +164,9 @@ mod tests {
 
     #[test]
     fn codes_are_rounded_and_limited() {
-        let mut numbers = [2.0; CHUNK_PARTS];
-        (numbers[3 * PARTS], numbers[3 * PARTS + 15]) = (0.0, -4.0);
-        let scales = Scales::new(Scalar, &[0.5; CHUNK], &numbers, 32.0);
+        let mut found = [1.9; CHUNK_PARTS];
+        (found[3 * PARTS], found[3 * PARTS + 15]) = (0.4, -4.0);
+        let scales = Scales::new(Scalar, &found, &[0.5; CHUNK], &[1.0; CHUNK], 32.0, 32.0);
         assert_eq!((scales.d[3], scales.bytes[3][15]), ([0x00, 0x38], 28));
 
         let mut x = [0.0; WEIGHTS];

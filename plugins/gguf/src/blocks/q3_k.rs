@@ -8,11 +8,8 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
-use super::k_symmetric::Scales;
-use super::lanes::map_array;
-use super::scale_search::{
-    all_codes_at_rates, codes_at_rate, codes_by_descent, fit_by_descent, fit_symmetric,
-};
+use super::k_symmetric::{Scales, first};
+use super::scale_search::{all_codes_at_rates, codes_by_descent, fit_by_descent, fit_symmetric};
 use super::super_block::{
     CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, by_16, chunks, expand, importance_weights,
     pack_two_bits, parts, square_sums,
@@ -63,8 +60,7 @@ fn encode_plain<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], out: &mut [[u8; BYTES]
     let (mut scales, peaks) = Scales::shared(isa, &found, SCALE_HALF, SCALE_HALF);
     for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
         if peaks[k] == 0.0 {
-            // Numbers of −32, then, and any factor would do.
-            (scales.d[k], scales.bytes[k]) = ([0; 2], [0; PARTS]);
+            scales.clear(k);
         }
         let mut codes = scales.codes(isa, k, x, HALF);
         if scales.any_zero(k) {
@@ -140,23 +136,23 @@ fn search<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], importance: &[[f32; WEIGHTS]
 /// each lane.
 #[inline(always)]
 fn fit_scales<I: Isa>(isa: I, found: &Found) -> Scales {
-    let (mut d, mut numbers) = ([0.0; CHUNK], [[0.0; PARTS]; CHUNK]);
+    let [mut d, mut rates] = [[0.0; MAX_LANES]; 2];
     let scales = found.scales.as_chunks::<PARTS>().0.chunks(I::LANES);
     let totals = found.totals.as_chunks::<PARTS>().0.chunks(I::LANES);
-    for (first, (scales, totals)) in (0..).step_by(I::LANES).zip(scales.zip(totals)) {
+    for (at, (scales, totals)) in (0..).step_by(I::LANES).zip(scales.zip(totals)) {
         let (x, weight) = (isa.transpose(scales), isa.transpose(totals));
         let fit = fit_symmetric::<I, PARTS>(isa, &x, &weight, SCALE_HALF);
-        let [mut factors, mut rates] = [[0.0; MAX_LANES]; 2];
-        fit.scale.store(&mut factors);
-        fit.rate.store(&mut rates);
-        for (k, scales) in scales.iter().enumerate() {
-            d[first + k] = factors[k];
-            let codes = codes_at_rate(scales, rates[k], SCALE_HALF as i32);
-            numbers[first + k] = map_array(&codes, |code| f32::from(code) - SCALE_HALF);
+        fit.scale.store(&mut d[at..]);
+        fit.rate.store(&mut rates[at..]);
+    }
+    let (d, rates) = (first(&d), first(&rates));
+    let mut scales = Scales::new(isa, &found.scales, d, rates, SCALE_HALF, SCALE_HALF);
+    for (k, rate) in rates.iter().enumerate() {
+        if *rate == 0.0 {
+            scales.clear(k);
         }
     }
-    let numbers = &numbers.as_flattened().as_chunks().0[0];
-    Scales::new(isa, &d, numbers, SCALE_HALF)
+    scales
 }
 
 /// Top bits of eight codes 32 apart share a byte.

@@ -160,11 +160,11 @@ impl<I: Isa> State<I> {
     /// sums stay, so the weights can be looked at all at once.
     #[inline(always)]
     fn open(&self) -> I::F32 {
-        let [zero, one] = [0.0, 1.0].map(|value| self.isa.splat(value));
         let mut open = self.may_change(0, &self.sums);
         for i in 1..S {
             open = open | self.may_change(i, &self.sums);
         }
+        let (zero, one) = (self.isa.splat(0.0), self.isa.splat(1.0));
         Vector::select(open & !self.negligible(), one, zero)
     }
 

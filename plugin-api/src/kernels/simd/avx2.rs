@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
-use super::{Isa, Kernel, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector};
+use super::{Isa, Kernel, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector, array};
 
 const LANES: usize = 8;
 
@@ -59,15 +59,15 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [F32x8; S] {
         const { assert!(S.is_multiple_of(LANES)) }
+        // From the parts of the rows, square by square; nothing is filled with zeros first, which
+        // would take longer than the rest.
         let zeros = [0.0; S];
-        let mut columns = [self.splat(0.0); S];
-        for (part, columns) in columns.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let mut square = [self.splat(0.0); LANES];
-            for (k, vector) in square.iter_mut().enumerate() {
-                let row = rows.get(k).unwrap_or(&zeros);
-                *vector = self.load(&row[LANES * part..]);
-            }
-            *columns = transpose_square(square);
+        let mut columns: [Self::F32; S] = array(|i| {
+            let row = rows.get(i % LANES).unwrap_or(&zeros);
+            self.load(&row[i - i % LANES..])
+        });
+        for square in columns.as_chunks_mut::<LANES>().0 {
+            *square = transpose_square(*square);
         }
         columns
     }

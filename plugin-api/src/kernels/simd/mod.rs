@@ -29,6 +29,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+use std::mem::MaybeUninit;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 #[cfg(target_arch = "x86_64")]
@@ -145,4 +146,19 @@ pub trait Mask: Copy + BitAnd<Output = Self> + BitOr<Output = Self> + Not<Output
     fn all(self) -> bool {
         !(!self).any()
     }
+}
+
+/// An array of `f(0)`, `f(1)`, …
+///
+/// [`std::array::from_fn`] may remain a call of its own, which then lacks the instructions that
+/// its caller is compiled for; and an array that is filled with zeros first costs a pass over it.
+#[inline(always)]
+pub fn array<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut out = [const { MaybeUninit::<T>::uninit() }; N];
+    for (i, out) in out.iter_mut().enumerate() {
+        out.write(f(i));
+    }
+    // SAFETY: every element was written, and an array of `MaybeUninit` has the layout of an
+    // array of its type.
+    unsafe { std::mem::transmute_copy(&out) }
 }

@@ -4,7 +4,7 @@
 
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
-use super::{Isa, Mask, Vector};
+use super::{Isa, Mask, Vector, array};
 
 /// An instruction set whose vectors are two of another one's.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +32,7 @@ impl<I: Isa> Isa for Pair<I> {
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [Self::F32; S] {
         let (a, b) = rows.split_at(rows.len().min(I::LANES));
         let (a, b) = (self.0.transpose(a), self.0.transpose(b));
-        let mut columns = [self.splat(0.0); S];
-        for i in 0..S {
-            columns[i] = Two(a[i], b[i]);
-        }
-        columns
+        array(|i| Two(a[i], b[i]))
     }
 }
 

@@ -194,8 +194,8 @@ fn finish<I: Isa>(
     let mut codes = [0; WEIGHTS];
     let (step, min, flat) = (expand(isa, &steps), expand(isa, &mins), x.as_flattened());
     for at in (0..WEIGHTS).step_by(I::LANES) {
-        let x = isa.load(&flat[at..]);
-        let (step, min) = (isa.load(&step[at..]), isa.load(&min[at..]));
+        let (x, step) = (isa.load(&flat[at..]), isa.load(&step[at..]));
+        let min = isa.load(&min[at..]);
         affine_codes(isa, x, step, min, MAX_CODE).store_bytes(&mut codes[at..]);
     }
     for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {

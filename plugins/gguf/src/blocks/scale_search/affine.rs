@@ -49,13 +49,17 @@ struct Best<V> {
     rounding: Rounding<V>,
 }
 
-/// Ends and weighted sums of each sub-block.
-struct Survey<V> {
+/// A sub-block of `S` weights in each lane, and what is known about it.
+struct Search<'a, I: Isa, const S: usize> {
+    isa: I,
+    x: &'a [I::F32; S],
+    weight: &'a [I::F32; S],
+    max_code: f32,
     /// Smallest weight, or 0 if that is smaller.
-    low: V,
-    high: V,
-    sum_w: V,
-    sum_wx: V,
+    low: I::F32,
+    high: I::F32,
+    sum_w: I::F32,
+    sum_wx: I::F32,
 }
 
 /// `make_qkx2_quants` and `make_qkx3_quants` of ggml, a sub-block of `S` weights in each lane.
@@ -72,31 +76,21 @@ pub(in crate::blocks) fn fit_affine<I: Isa, const S: usize, const ABSOLUTE: bool
     grid: TrialGrid,
 ) -> AffineFit<I::F32> {
     let zero = isa.splat(0.0);
-    let top = f32::from(max_code);
-    let survey = survey(isa, x, weight);
-    let rounding = Rounding {
-        rate: isa.splat(top) / (survey.high - survey.low),
-        low: survey.low,
-    };
-    let codes = round_all(isa, x, &survey, &rounding, top);
-    let scale = isa.splat(1.0) / rounding.rate;
-    let mut best = Best {
-        error: weighted_error::<I, S, ABSOLUTE>(isa, x, weight, &codes, scale, survey.low),
-        scale,
-        low: survey.low,
-        rounding,
-    };
+    let search = Search::new(isa, x, weight, f32::from(max_code));
+    // One array for all trials: a new one would be filled with zeros each time.
+    let mut codes = [zero; S];
+    let mut best = search.first::<ABSOLUTE>(&mut codes);
     for trial in 0..grid.trials {
-        let span = grid.first + grid.step * f32::from(trial) + top;
-        try_span::<I, S, ABSOLUTE>(isa, x, weight, &survey, span, top, &mut best);
+        let span = grid.first + grid.step * f32::from(trial) + search.max_code;
+        search.attempt::<ABSOLUTE>(span, &mut codes, &mut best);
     }
 
-    let flat = survey.high.eq(survey.low);
-    let low = Vector::select(flat, survey.low, best.low);
+    let flat = search.high.eq(search.low);
+    let low = Vector::select(flat, search.low, best.low);
     AffineFit {
         scale: Vector::select(flat, zero, best.scale),
         min: low * isa.splat(-1.0),
-        total_weight: survey.sum_w,
+        total_weight: search.sum_w,
         rounding: Rounding {
             rate: Vector::select(flat, zero, best.rounding.rate),
             low: best.rounding.low,
@@ -104,132 +98,138 @@ pub(in crate::blocks) fn fit_affine<I: Isa, const S: usize, const ABSOLUTE: bool
     }
 }
 
-#[inline(always)]
-fn survey<I: Isa, const S: usize>(isa: I, x: &[I::F32; S], weight: &[I::F32; S]) -> Survey<I::F32> {
-    let (mut low, mut high) = (x[0], x[0]);
-    let (mut sum_w, mut sum_wx) = (weight[0], weight[0] * x[0]);
-    for i in 1..S {
-        low = x[i].smaller(low);
-        high = x[i].larger(high);
-        sum_w = sum_w + weight[i];
-        sum_wx = sum_wx + weight[i] * x[i];
-    }
-    let zero = isa.splat(0.0);
-    Survey {
-        low: Vector::select(low.gt(zero), zero, low),
-        high,
-        sum_w,
-        sum_wx,
-    }
-}
-
-/// Rounds with `span` codes over the range, solves for scale and minimum, and
-/// keeps them in the lanes where the error is smaller.
-#[inline(always)]
-fn try_span<I: Isa, const S: usize, const ABSOLUTE: bool>(
-    isa: I,
-    x: &[I::F32; S],
-    weight: &[I::F32; S],
-    survey: &Survey<I::F32>,
-    span: f32,
-    max_code: f32,
-    best: &mut Best<I::F32>,
-) {
-    let zero = isa.splat(0.0);
-    let rounding = Rounding {
-        rate: isa.splat(span) / (survey.high - best.low),
-        low: best.low,
-    };
-    let codes = round_all(isa, x, survey, &rounding, max_code);
-    let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
-    for i in 0..S {
-        let wl = weight[i] * codes[i];
-        sum_l = sum_l + wl;
-        sum_l2 = sum_l2 + wl * codes[i];
-        sum_xl = sum_xl + wl * x[i];
-    }
-    let (sum_w, sum_wx) = (survey.sum_w, survey.sum_wx);
-    let det = sum_w * sum_l2 - sum_l * sum_l;
-    let scale = (sum_w * sum_xl - sum_wx * sum_l) / det;
-    let low = (sum_l2 * sum_wx - sum_l * sum_xl) / det;
-    // The stored minimum has no sign bit: above zero, fit the scale alone.
-    let above = low.gt(zero);
-    let scale = Vector::select(above, sum_xl / sum_l2, scale);
-    let low = Vector::select(above, zero, low);
-
-    let error = weighted_error::<I, S, ABSOLUTE>(isa, x, weight, &codes, scale, low);
-    let better = det.gt(zero) & error.lt(best.error);
-    let pick = |new, old| Vector::select(better, new, old);
-    *best = Best {
-        scale: pick(scale, best.scale),
-        low: pick(low, best.low),
-        error: pick(error, best.error),
-        rounding: Rounding {
-            rate: pick(rounding.rate, best.rounding.rate),
-            low: pick(rounding.low, best.rounding.low),
-        },
-    };
-}
-
-/// The codes 0..=`max_code` of all weights.
-#[inline(always)]
-fn round_all<I: Isa, const S: usize>(
-    isa: I,
-    x: &[I::F32; S],
-    survey: &Survey<I::F32>,
-    rounding: &Rounding<I::F32>,
-    max_code: f32,
-) -> [I::F32; S] {
-    let (zero, top) = (isa.splat(0.0), isa.splat(max_code));
-    let Rounding { rate, low } = *rounding;
-    let mut codes = [zero; S];
-    if within_exact_rounding(isa, survey, rounding) {
-        for i in 0..S {
-            let code = (rate * (x[i] - low)).round();
-            codes[i] = code.smaller(top).larger(zero);
+impl<'a, I: Isa, const S: usize> Search<'a, I, S> {
+    #[inline(always)]
+    fn new(isa: I, x: &'a [I::F32; S], weight: &'a [I::F32; S], max_code: f32) -> Self {
+        let (mut low, mut high) = (x[0], x[0]);
+        let (mut sum_w, mut sum_wx) = (weight[0], weight[0] * x[0]);
+        for i in 1..S {
+            low = x[i].smaller(low);
+            high = x[i].larger(high);
+            sum_w = sum_w + weight[i];
+            sum_wx = sum_wx + weight[i] * x[i];
         }
-    } else {
-        // Flat, overflowing or vanishing ranges.
-        for i in 0..S {
-            let code = (rate * (x[i] - low)).round_wrapping();
-            codes[i] = code.smaller(top).larger(zero);
+        let zero = isa.splat(0.0);
+        Self {
+            isa,
+            x,
+            weight,
+            max_code,
+            low: Vector::select(low.gt(zero), zero, low),
+            high,
+            sum_w,
+            sum_wx,
         }
     }
-    codes
-}
 
-/// Whether what is to be rounded is below 2^22 everywhere. Rounding of
-/// differences and products is monotonic, so it is enough to look at the ends.
-#[inline(always)]
-fn within_exact_rounding<I: Isa>(
-    isa: I,
-    survey: &Survey<I::F32>,
-    rounding: &Rounding<I::F32>,
-) -> bool {
-    let limit = isa.splat(4_194_304.0);
-    let Rounding { rate, low } = *rounding;
-    let first = (rate * (survey.low - low)).abs();
-    let last = (rate * (survey.high - low)).abs();
-    (first.lt(limit) & last.lt(limit)).all()
-}
-
-/// Σ w × cost of what `scale` × code + `low` misses each weight by.
-#[inline(always)]
-fn weighted_error<I: Isa, const S: usize, const ABSOLUTE: bool>(
-    isa: I,
-    x: &[I::F32; S],
-    weight: &[I::F32; S],
-    codes: &[I::F32; S],
-    scale: I::F32,
-    low: I::F32,
-) -> I::F32 {
-    let mut error = isa.splat(0.0);
-    for i in 0..S {
-        let diff = scale * codes[i] + low - x[i];
-        let cost = if ABSOLUTE { diff.abs() } else { diff * diff };
-        error = error + weight[i] * cost;
+    /// The range cut into `max_code` steps.
+    #[inline(always)]
+    fn first<const ABSOLUTE: bool>(&self, codes: &mut [I::F32; S]) -> Best<I::F32> {
+        let rounding = Rounding {
+            rate: self.isa.splat(self.max_code) / (self.high - self.low),
+            low: self.low,
+        };
+        self.round(&rounding, codes);
+        let scale = self.isa.splat(1.0) / rounding.rate;
+        Best {
+            error: self.error::<ABSOLUTE>(codes, scale, self.low),
+            scale,
+            low: self.low,
+            rounding,
+        }
     }
-    error
+
+    /// Rounds with `span` codes over the range, solves for scale and minimum, and
+    /// keeps them in the lanes where the error is smaller.
+    #[inline(always)]
+    fn attempt<const ABSOLUTE: bool>(
+        &self,
+        span: f32,
+        codes: &mut [I::F32; S],
+        best: &mut Best<I::F32>,
+    ) {
+        let zero = self.isa.splat(0.0);
+        let rounding = Rounding {
+            rate: self.isa.splat(span) / (self.high - best.low),
+            low: best.low,
+        };
+        self.round(&rounding, codes);
+        let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
+        for i in 0..S {
+            let wl = self.weight[i] * codes[i];
+            sum_l = sum_l + wl;
+            sum_l2 = sum_l2 + wl * codes[i];
+            sum_xl = sum_xl + wl * self.x[i];
+        }
+        let (sum_w, sum_wx) = (self.sum_w, self.sum_wx);
+        let det = sum_w * sum_l2 - sum_l * sum_l;
+        let scale = (sum_w * sum_xl - sum_wx * sum_l) / det;
+        let low = (sum_l2 * sum_wx - sum_l * sum_xl) / det;
+        // The stored minimum has no sign bit: above zero, fit the scale alone.
+        let above = low.gt(zero);
+        let scale = Vector::select(above, sum_xl / sum_l2, scale);
+        let low = Vector::select(above, zero, low);
+
+        let error = self.error::<ABSOLUTE>(codes, scale, low);
+        let better = det.gt(zero) & error.lt(best.error);
+        let pick = |new, old| Vector::select(better, new, old);
+        *best = Best {
+            scale: pick(scale, best.scale),
+            low: pick(low, best.low),
+            error: pick(error, best.error),
+            rounding: Rounding {
+                rate: pick(rounding.rate, best.rounding.rate),
+                low: pick(rounding.low, best.rounding.low),
+            },
+        };
+    }
+
+    /// The codes 0..=`max_code` of all weights.
+    #[inline(always)]
+    fn round(&self, rounding: &Rounding<I::F32>, codes: &mut [I::F32; S]) {
+        let (zero, top) = (self.isa.splat(0.0), self.isa.splat(self.max_code));
+        let Rounding { rate, low } = *rounding;
+        if self.is_small(rounding) {
+            for i in 0..S {
+                let code = (rate * (self.x[i] - low)).round();
+                codes[i] = code.smaller(top).larger(zero);
+            }
+        } else {
+            // Flat, overflowing or vanishing ranges.
+            for i in 0..S {
+                let code = (rate * (self.x[i] - low)).round_wrapping();
+                codes[i] = code.smaller(top).larger(zero);
+            }
+        }
+    }
+
+    /// Whether what is to be rounded is below 2^22 everywhere. Rounding of
+    /// differences and products is monotonic, so it is enough to look at the ends.
+    #[inline(always)]
+    fn is_small(&self, rounding: &Rounding<I::F32>) -> bool {
+        let limit = self.isa.splat(4_194_304.0);
+        let Rounding { rate, low } = *rounding;
+        let first = (rate * (self.low - low)).abs();
+        let last = (rate * (self.high - low)).abs();
+        (first.lt(limit) & last.lt(limit)).all()
+    }
+
+    /// Σ w × cost of what `scale` × code + `low` misses each weight by.
+    #[inline(always)]
+    fn error<const ABSOLUTE: bool>(
+        &self,
+        codes: &[I::F32; S],
+        scale: I::F32,
+        low: I::F32,
+    ) -> I::F32 {
+        let mut error = self.isa.splat(0.0);
+        for i in 0..S {
+            let diff = scale * codes[i] + low - self.x[i];
+            let cost = if ABSOLUTE { diff.abs() } else { diff * diff };
+            error = error + self.weight[i] * cost;
+        }
+        error
+    }
 }
 
 /// The fits of `N` sub-blocks, field by field.

@@ -17,6 +17,7 @@ mod iq4_nl;
 mod iq4_values;
 mod iq4_xs;
 mod k_affine;
+mod k_symmetric;
 mod lanes;
 mod mxfp4;
 mod other_types;

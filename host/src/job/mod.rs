@@ -13,6 +13,7 @@ mod pieces;
 mod preflight;
 mod prepare;
 mod progress;
+mod queue;
 mod run;
 mod staging;
 mod tensor_source;

@@ -47,6 +47,9 @@ pub trait TensorSource: Inputs + Sync {
     /// Whether [`rows`](Self::rows) decodes into the buffer.
     fn decodes(&self) -> bool;
 
+    /// The rows will be read soon. Advice: their numbers are the same without.
+    fn prefetch(&self, tensor: usize, rows: Range<u64>);
+
     /// The rows are no longer needed in memory.
     fn release(&self, tensor: usize, rows: Range<u64>);
 
@@ -98,6 +101,10 @@ impl TensorSource for SourceModel {
 
     fn decodes(&self) -> bool {
         self.plugin().is_some()
+    }
+
+    fn prefetch(&self, tensor: usize, rows: Range<u64>) {
+        SourceModel::prefetch(self, tensor, rows);
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {

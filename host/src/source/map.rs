@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 use crate::fatal::{MappedRange, Purpose};
@@ -142,20 +142,36 @@ impl MappedFile {
         self.bytes().is_empty()
     }
 
-    /// Takes the pages of a range out of the process's memory. They stay in the
-    /// page cache, and looking at them again brings them back.
+    /// Lets the system begin to read a range from the disk, if it is not in the page
+    /// cache; does not wait for it.
     ///
     /// A range outside the file, or a system that cannot do it, changes nothing:
     /// this is advice.
+    pub fn prefetch(&self, range: Range<u64>) {
+        if let Some((map, range)) = self.part(range) {
+            // Advice that is not taken only costs time.
+            drop(map.advise_range(Advice::WillNeed, range.start, range.len()));
+        }
+    }
+
+    /// The mapping and a range of it that is not empty; `None` if it has no such range.
+    fn part(&self, range: Range<u64>) -> Option<(&Mmap, Range<usize>)> {
+        let map = self.map.as_ref()?;
+        let start = usize::try_from(range.start).ok()?;
+        let end = usize::try_from(range.end).ok()?;
+        (start < end && end <= map.len()).then_some((map, start..end))
+    }
+
+    /// Takes the pages of a range out of the process's memory. They stay in the page
+    /// cache, as a second output of the same model is often made right after the first,
+    /// and looking at them again brings them back. If memory is short, the system takes
+    /// pages that nobody has mapped first, so nothing is gained by dropping them there.
+    ///
+    /// Advice, as [`prefetch`](Self::prefetch).
     pub fn release(&self, range: Range<u64>) {
-        let Some(map) = &self.map else { return };
-        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
-        else {
+        let Some((map, Range { start, end })) = self.part(range) else {
             return;
         };
-        if start >= end || end > map.len() {
-            return;
-        }
         // SAFETY: the mapping is shared, read only and backed by the file, so the
         // dropped pages come back with the same content; no borrow can observe it.
         let advised =
@@ -179,6 +195,8 @@ mod tests {
         assert_eq!(file.bytes(), content);
         file.release(5000..90_000);
         file.release(0..u64::MAX);
+        file.prefetch(5000..90_000);
+        file.prefetch(90_000..100_001);
         assert_eq!(file.bytes(), content);
         assert_eq!(file.name(), "data");
     }
@@ -223,6 +241,7 @@ mod tests {
         let file = MappedFile::open(&path).unwrap();
         assert!(file.is_empty());
         file.release(0..1);
+        file.prefetch(0..1);
         assert!(MappedFile::open(folder.path()).is_err());
         assert!(MappedFile::open(&folder.path().join("missing")).is_err());
     }

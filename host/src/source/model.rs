@@ -285,6 +285,20 @@ impl SourceModel {
         }
     }
 
+    /// Lets the system begin to read rows that will be needed soon, where they lie in one
+    /// piece of a file. Advice only.
+    pub fn prefetch(&self, tensor: usize, rows: Range<u64>) {
+        let Ok(info) = self.tensor(tensor) else {
+            return;
+        };
+        if check_rows(info, &rows).is_ok()
+            && let Ok(Some((file, range))) = self.place(tensor)
+            && let Ok(range) = part(info, &range, &rows)
+        {
+            file.prefetch(range);
+        }
+    }
+
     /// Lets the pages of rows go that will not be read again soon. Advice only: a
     /// wrong call costs time, nothing else.
     pub fn release(&self, tensor: usize, rows: Range<u64>) {

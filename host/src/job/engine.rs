@@ -5,14 +5,17 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llm_quantize_plugin_api::{ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit, UnitInput};
+use llm_quantize_plugin_api::{
+    ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit, UnitInput,
+};
 
 use super::journal::{Finished, Journal, Record, checksum};
-use super::output_map::{self, OutputMap};
+use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
 use super::progress::{JobProgress, LayerCounter, Work};
 use super::queue::{Ahead, order};
 use super::staging::span_range;
+use super::sweep::Sweep;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
 use crate::error::{Error, ExitCode, PluginResult, Result};
@@ -71,7 +74,8 @@ impl Engine<'_> {
         self.progress.begin(self.work(is_done));
         let todo = (0..self.pieces.len()).filter(|place| !is_done(*place));
         let todo = order(todo.collect(), |place| self.size(place));
-        let tasks = assign(plan, self.pieces, &todo, maps)?;
+        let (tasks, pages) = assign(plan, self.pieces, &todo, maps)?;
+        let sweep = Sweep::new(self.threads.count());
         let ahead = Ahead::new(todo.iter().map(|place| self.size(*place)));
         let next = AtomicUsize::new(0);
         let fresh: Mutex<Vec<(usize, Vec<Measure>)>> = Mutex::default();
@@ -89,6 +93,11 @@ impl Engine<'_> {
                 ahead.begins(index, |later, most| self.prefetch(todo[later], most));
                 let piece = &self.pieces[place];
                 let encoded = self.encode(piece, outputs, &mut buffers);
+                let written = encoded.as_ref().map_or(0, |encoded| encoded.bytes);
+                if sweep.is_due(self.size(place).saturating_add(written)) {
+                    self.source.release();
+                    pages.iter().copied().for_each(Pages::release);
+                }
                 match encoded.and_then(|encoded| self.record(piece, encoded)) {
                     Ok(measures) => lock(&fresh).push((place, measures)),
                     Err(error) => {
@@ -194,14 +203,12 @@ impl Engine<'_> {
             })
             .by_plugin(self.plugin)?;
         let written = outputs.iter().map(|part| &**part);
-        let encoded = Encoded {
+        Ok(Encoded {
             // Only a journal needs it. Now the bytes are still in the caches.
             crc: self.journal.map_or(0, |_| checksum(written.clone())),
             bytes: written.map(|part| part.len() as u64).sum(),
             measures: report.measures,
-        };
-        self.release(unit, piece, outputs);
-        Ok(encoded)
+        })
     }
 
     /// The piece's inputs and which rows of them it reads.
@@ -249,15 +256,6 @@ impl Engine<'_> {
             let end = rows.start.saturating_add(count).min(rows.end);
             self.source.prefetch(input.tensor, rows.start..end);
         }
-    }
-
-    fn release(&self, unit: &Unit, piece: &Piece, outputs: Vec<&mut [u8]>) {
-        for (input, rows) in self.inputs(unit, piece) {
-            self.source.release(input.tensor, rows);
-        }
-        outputs
-            .into_iter()
-            .for_each(|part| output_map::release(part));
     }
 
     /// Bytes of the source that all units read, for throughput and ETA.
@@ -308,13 +306,13 @@ fn raw_rows(bytes: &[u8], rows: Range<u64>) -> Result<TensorView<'_>> {
 }
 
 /// Gives each piece that is to be done, in this order, its own parts of the maps. The
-/// plan's spans do not overlap, so the borrow checker can see that no two threads write the same byte.
+/// plan's spans do not overlap, so the borrow checker can see that no two threads write the same byte. The pages of the maps come with them.
 fn assign<'m>(
     plan: &Plan,
     pieces: &[Piece],
     todo: &[usize],
     maps: &'m mut [OutputMap],
-) -> Result<Vec<Task<'m>>> {
+) -> Result<(Vec<Task<'m>>, Vec<Pages<'m>>)> {
     let mut spans: Vec<(usize, Range<usize>, usize, usize)> = Vec::new();
     for (index, place) in todo.iter().enumerate() {
         let piece = &pieces[*place];
@@ -325,8 +323,11 @@ fn assign<'m>(
     spans.sort_by_key(|(file, range, ..)| (*file, range.start));
     let mut parts: Vec<Vec<(usize, &'m mut [u8])>> = todo.iter().map(|_| Vec::new()).collect();
     let mut spans = spans.into_iter().peekable();
+    let mut pages = Vec::with_capacity(maps.len());
     for (file, map) in maps.iter_mut().enumerate() {
-        let (mut rest, mut at) = (map.bytes_mut(), 0);
+        let (mut rest, whole) = map.split_mut();
+        pages.push(whole);
+        let mut at = 0;
         while let Some((_, range, index, order)) = spans.next_if(|(f, ..)| *f == file) {
             let (_, from) = rest.split_at_mut(range.start - at);
             let (part, after) = from.split_at_mut(range.len());
@@ -339,7 +340,7 @@ fn assign<'m>(
         let outputs = parts.into_iter().map(|(_, part)| part).collect();
         Mutex::new(Some((*place, outputs)))
     });
-    Ok(tasks.collect())
+    Ok((tasks.collect(), pages))
 }
 
 /// Sums of the measures of all pieces, in their order: so the last digit depends neither

@@ -16,6 +16,7 @@ mod progress;
 mod queue;
 mod run;
 mod staging;
+mod sweep;
 mod tensor_source;
 mod threads;
 mod verify;

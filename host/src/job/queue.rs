@@ -91,7 +91,11 @@ mod tests {
 
     #[test]
     fn the_window_moves_over_each_piece_once() {
-        let ahead = Ahead::new([1, 16, 10, 10, 500, 3, 3].map(|size| size * MIB).into_iter());
+        let ahead = Ahead::new(
+            [1, 16, 10, 10, 500, 3, 3]
+                .map(|size| size * MIB)
+                .into_iter(),
+        );
         let begins = |index| {
             let mut asked = Vec::new();
             ahead.begins(index, |place, most| asked.push((place, most / MIB)));

@@ -50,8 +50,8 @@ pub trait TensorSource: Inputs + Sync {
     /// The rows will be read soon. Advice: their numbers are the same without.
     fn prefetch(&self, tensor: usize, rows: Range<u64>);
 
-    /// The rows are no longer needed in memory.
-    fn release(&self, tensor: usize, rows: Range<u64>);
+    /// Takes what was read out of the process's memory; reading it again brings it back.
+    fn release(&self);
 
     /// Refuses a source that somebody changed since it was opened.
     ///
@@ -107,8 +107,8 @@ impl TensorSource for SourceModel {
         SourceModel::prefetch(self, tensor, rows);
     }
 
-    fn release(&self, tensor: usize, rows: Range<u64>) {
-        SourceModel::release(self, tensor, rows);
+    fn release(&self) {
+        SourceModel::release(self);
     }
 
     fn check_unchanged(&self) -> Result<()> {

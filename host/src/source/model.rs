@@ -299,26 +299,11 @@ impl SourceModel {
         }
     }
 
-    /// Lets the pages of rows go that will not be read again soon. Advice only: a
-    /// wrong call costs time, nothing else.
-    pub fn release(&self, tensor: usize, rows: Range<u64>) {
-        let Ok(info) = self.tensor(tensor) else {
-            return;
-        };
-        if check_rows(info, &rows).is_err() {
-            return;
-        }
-        match (self.place(tensor), &self.store) {
-            (Ok(Some((file, range))), _) => {
-                if let Ok(range) = part(info, &range, &rows) {
-                    file.release(range);
-                }
-            }
-            (_, Store::Plugin(model)) => {
-                let share = info.bytes / info.rows().unwrap_or(1).max(1);
-                model.used(share.saturating_mul(rows.end - rows.start));
-            }
-            (_, Store::Folder(..)) => {}
+    /// Takes what was read of the weights out of the process's memory. Advice only, to be
+    /// given now and then: what is needed again comes back.
+    pub fn release(&self) {
+        for file in self.weight_files() {
+            file.release();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use llm_quantize_plugin_api::kernels::convert::as_f32;
 use llm_quantize_plugin_api::{
     ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, TensorView,
 };
@@ -94,6 +95,8 @@ impl Encoding {
         match &self.action {
             Action::Copy => order.copy(input, output),
             Action::Encode { ty, importance } => {
+                // One row at a time: it stays in the cache between the conversion and the
+                // encoder, and one buffer serves all rows of the call.
                 let mut row = vec![0.0; input.cols()];
                 let mut swapped = Vec::new();
                 let row_len = ty
@@ -103,20 +106,36 @@ impl Encoding {
                         Error::internal("the output has another length than the rows")
                     })?;
                 for (index, out) in output.chunks_exact_mut(row_len).enumerate() {
-                    input.row_to_f32(order.source_row(index), &mut row)?;
-                    order.swap_elements(&mut row, &mut swapped);
+                    let source = order.source_row(index);
+                    let stored = stored_numbers(input, source).filter(|_| !order.elements);
+                    let row = match stored {
+                        Some(stored) => stored,
+                        None => {
+                            input.row_to_f32(source, &mut row)?;
+                            order.swap_elements(&mut row, &mut swapped);
+                            &row[..]
+                        }
+                    };
                     let weights = importance
                         .as_ref()
                         .map(|importance| importance.of_row(first + index as u64, row.len()))
                         .transpose()?;
-                    encode_row_on(cpu, *ty, &row, weights, out).map_err(|error| {
-                        let number = first + order.source_row(index) as u64;
+                    encode_row_on(cpu, *ty, row, weights, out).map_err(|error| {
+                        let number = first + source as u64;
                         Error::corrupt(format!("tensor \"{}\", row {number}: {error}", self.name))
                     })?;
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// A row where it lies, if it needs no conversion.
+fn stored_numbers<'a>(input: &TensorView<'a>, row: usize) -> Option<&'a [f32]> {
+    match input.element() {
+        ElementType::F32 if row < input.rows() => as_f32(input.row_bytes(row)),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Calls `llama_model_quantize` of a llama.cpp that is on this machine.
 
 use std::ffi::{CString, OsString, c_char, c_void};
+use std::mem::MaybeUninit;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ struct Params {
     keep_split: bool,
     dry_run: bool,
     /// Pointers that stay as the library sets them, and room for what other versions have.
-    rest: [usize; 32],
+    rest: [MaybeUninit<usize>; 32],
 }
 
 type Log = unsafe extern "C" fn(i32, *const c_char, *mut c_void);
@@ -102,8 +103,11 @@ fn load_backends(library: &Path) -> Result<(), String> {
     let ggml = open(&ggml)?;
     let folder = library.parent().unwrap_or(Path::new("."));
     let folder = CString::new(folder.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
-    // SAFETY: the symbol has this type in ggml-backend.h.
+    // SAFETY: the symbols have these types in ggml.h and ggml-backend.h. The first is in
+    // libggml-base, which is found through libggml.
     unsafe {
+        ggml.get::<unsafe extern "C" fn(Log, *mut c_void)>(b"ggml_log_set\0")
+            .map_err(|error| error.to_string())?(quiet, std::ptr::null_mut());
         ggml.get::<unsafe extern "C" fn(*const c_char)>(b"ggml_backend_load_all_from_path\0")
             .map_err(|error| error.to_string())?(folder.as_ptr());
     }

@@ -237,3 +237,46 @@ pub fn is_stored_as(element: ElementType, ty: BlockType) -> bool {
             | (ElementType::BF16, BlockType::BF16)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of single-precision rows that begin so many bytes after an aligned place.
+    fn encoded(transform: Transform, (rows, cols): (usize, usize), shift: usize) -> Vec<u8> {
+        let numbers = (0..rows * cols).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes());
+        let numbers: Vec<u8> = numbers.collect();
+        let mut room = vec![0; numbers.len() + 8];
+        let start = room.as_ptr().align_offset(align_of::<f32>()) + shift;
+        room[start..start + numbers.len()].copy_from_slice(&numbers);
+        let stored = &room[start..start + numbers.len()];
+        let input = TensorView::new(ElementType::F32, rows, cols, stored).unwrap();
+        assert_eq!(stored_numbers(&input, 0).is_some(), shift == 0);
+        let encoding = Encoding {
+            name: "w".into(),
+            action: Action::Encode {
+                ty: BlockType::Q8_0,
+                importance: None,
+            },
+            transform,
+        };
+        let mut output = vec![0; rows * cols / 32 * 34];
+        encoding
+            .encode(CpuLevel::detect(), &input, 0, &mut output)
+            .unwrap();
+        output
+    }
+
+    #[test]
+    fn rows_are_encoded_where_they_lie_as_if_they_were_converted() {
+        let permute = Transform::PermuteRows {
+            heads: 2,
+            head_rows: 4,
+        };
+        for shape in [(8, 64), (1, 64)] {
+            let aligned = encoded(permute, shape, 0);
+            assert_eq!(aligned, encoded(permute, shape, 1), "{shape:?}");
+            assert_ne!(aligned, encoded(Transform::None, shape, 0), "{shape:?}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ pub mod hub_server;
 #[cfg(unix)]
 mod limited;
 pub mod safetensors;
+pub mod synthetic;
 
 #[cfg(unix)]
 pub use limited::{check_outcome, run_limited};

@@ -1,16 +1,21 @@
 //! Encodes a plan's pieces on all threads, straight into the mapped output.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llm_quantize_plugin_api::{ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit};
+use llm_quantize_plugin_api::{
+    ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit, UnitInput,
+};
 
 use super::journal::{Finished, Journal, Record, checksum};
-use super::output_map::{self, OutputMap};
+use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
 use super::progress::{JobProgress, LayerCounter, Work};
+use super::queue::{Ahead, order};
 use super::staging::span_range;
+use super::sweep::Sweep;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
 use crate::error::{Error, ExitCode, PluginResult, Result};
@@ -67,12 +72,16 @@ impl Engine<'_> {
         self.write_literals(maps)?;
         let is_done = |place: usize| done.get(place).is_some_and(Option::is_some);
         self.progress.begin(self.work(is_done));
-        let tasks = assign(plan, self.pieces, is_done, maps)?;
+        let todo = (0..self.pieces.len()).filter(|place| !is_done(*place));
+        let todo = order(todo.collect(), |place| self.size(place));
+        let (tasks, pages) = assign(plan, self.pieces, &todo, maps)?;
+        let sweep = Sweep::new(self.threads.count());
+        let ahead = Ahead::new(todo.iter().map(|place| self.size(*place)));
         let next = AtomicUsize::new(0);
         let fresh: Mutex<Vec<(usize, Vec<Measure>)>> = Mutex::default();
         let failure: Mutex<Option<Error>> = Mutex::new(None);
-        // One queue in plan order: every thread takes the next piece, so nobody
-        // waits at the end and memory holds only the pieces in flight.
+        // One queue: every thread takes the next piece, so nobody waits before the end
+        // and memory holds only the pieces in flight.
         self.threads.on_each(|| {
             let mut buffers = Vec::new();
             loop {
@@ -81,8 +90,14 @@ impl Engine<'_> {
                 let Some((place, outputs)) = lock(task).take() else {
                     continue;
                 };
+                ahead.begins(index, |later, most| self.prefetch(todo[later], most));
                 let piece = &self.pieces[place];
                 let encoded = self.encode(piece, outputs, &mut buffers);
+                let written = encoded.as_ref().map_or(0, |encoded| encoded.bytes);
+                if sweep.is_due(self.size(place).saturating_add(written)) {
+                    self.source.release();
+                    pages.iter().copied().for_each(Pages::release);
+                }
                 match encoded.and_then(|encoded| self.record(piece, encoded)) {
                     Ok(measures) => lock(&fresh).push((place, measures)),
                     Err(error) => {
@@ -104,15 +119,12 @@ impl Engine<'_> {
     /// How much there is to do.
     fn work(&self, is_done: impl Fn(usize) -> bool) -> Work {
         let plan = self.job.plan();
-        let pieces = self.pieces.iter().enumerate();
+        let done = (0..self.pieces.len()).filter(|place| is_done(*place));
         Work {
             layers: self.layers.total(),
             layers_done: self.layers.done(),
             bytes: self.input_bytes(plan),
-            bytes_done: pieces
-                .filter(|(place, _)| is_done(*place))
-                .map(|(_, piece)| self.stored_bytes(&plan.units[piece.unit], piece))
-                .sum(),
+            bytes_done: done.map(|place| self.size(place)).sum(),
         }
     }
 
@@ -191,14 +203,25 @@ impl Engine<'_> {
             })
             .by_plugin(self.plugin)?;
         let written = outputs.iter().map(|part| &**part);
-        let encoded = Encoded {
+        Ok(Encoded {
             // Only a journal needs it. Now the bytes are still in the caches.
             crc: self.journal.map_or(0, |_| checksum(written.clone())),
             bytes: written.map(|part| part.len() as u64).sum(),
             measures: report.measures,
-        };
-        self.release(unit, piece, outputs);
-        Ok(encoded)
+        })
+    }
+
+    /// The piece's inputs and which rows of them it reads.
+    fn inputs<'u>(
+        &'u self,
+        unit: &'u Unit,
+        piece: &'u Piece,
+    ) -> impl Iterator<Item = (&'u UnitInput, Range<u64>)> {
+        unit.inputs.iter().map(|input| {
+            let tensor = &self.source.model().tensors[input.tensor];
+            let rows = piece.input_rows(unit, input.whole, tensor.rows().unwrap_or(0));
+            (input, rows)
+        })
     }
 
     /// Views of the piece's inputs.
@@ -209,10 +232,7 @@ impl Engine<'_> {
         buffers: &'b mut [Vec<f32>],
     ) -> Result<Vec<TensorView<'b>>> {
         let mut views = Vec::with_capacity(unit.inputs.len());
-        for (input, buffer) in unit.inputs.iter().zip(buffers) {
-            let tensor = &self.source.model().tensors[input.tensor];
-            let all = tensor.rows().unwrap_or(0);
-            let rows = piece.input_rows(unit, input.whole, all);
+        for ((input, rows), buffer) in self.inputs(unit, piece).zip(buffers) {
             views.push(match input.raw {
                 false => self.source.rows(input.tensor, rows, buffer)?,
                 true => raw_rows(self.source.stored(input.tensor, rows.clone())?, rows)?,
@@ -221,17 +241,21 @@ impl Engine<'_> {
         Ok(views)
     }
 
-    fn release(&self, unit: &Unit, piece: &Piece, outputs: Vec<&mut [u8]>) {
-        for input in &unit.inputs {
-            let all = self.source.model().tensors[input.tensor]
-                .rows()
-                .unwrap_or(0);
-            let rows = piece.input_rows(unit, input.whole, all);
-            self.source.release(input.tensor, rows);
+    /// Asks the system for what a piece will read, but for no more than so many bytes.
+    fn prefetch(&self, place: usize, most: u64) {
+        let piece = &self.pieces[place];
+        let unit = &self.job.plan().units[piece.unit];
+        for (input, rows) in self.inputs(unit, piece) {
+            // What every piece of a unit reads is there from the first on.
+            if input.whole && piece.rows.start > 0 {
+                continue;
+            }
+            let tensor = &self.source.model().tensors[input.tensor];
+            let row_bytes = tensor.bytes / tensor.rows().unwrap_or(1).max(1);
+            let count = (most / row_bytes.max(1)).max(1);
+            let end = rows.start.saturating_add(count).min(rows.end);
+            self.source.prefetch(input.tensor, rows.start..end);
         }
-        outputs
-            .into_iter()
-            .for_each(|part| output_map::release(part));
     }
 
     /// Bytes of the source that all units read, for throughput and ETA.
@@ -241,6 +265,12 @@ impl Engine<'_> {
             .filter_map(|input| self.source.model().tensors.get(input.tensor))
             .map(|tensor| tensor.bytes)
             .sum()
+    }
+
+    /// The stored bytes of the piece at a place.
+    fn size(&self, place: usize) -> u64 {
+        let piece = &self.pieces[place];
+        self.stored_bytes(&self.job.plan().units[piece.unit], piece)
     }
 
     /// What a piece adds to [`input_bytes`](Self::input_bytes): its share of the
@@ -269,22 +299,21 @@ impl Engine<'_> {
 }
 
 /// The stored bytes of some rows as a raw view.
-fn raw_rows(bytes: &[u8], rows: std::ops::Range<u64>) -> Result<TensorView<'_>> {
+fn raw_rows(bytes: &[u8], rows: Range<u64>) -> Result<TensorView<'_>> {
     let count = (rows.end - rows.start) as usize;
     let cols = bytes.len() / count.max(1);
     Ok(TensorView::new(ElementType::Raw, count, cols, bytes)?)
 }
 
-/// Gives each piece that is to be done its own parts of the maps. The plan's spans do
-/// not overlap, so the borrow checker can see that no two threads write the same byte.
+/// Gives each piece that is to be done, in this order, its own parts of the maps. The
+/// plan's spans do not overlap, so the borrow checker can see that no two threads write the same byte. The pages of the maps come with them.
 fn assign<'m>(
     plan: &Plan,
     pieces: &[Piece],
-    is_done: impl Fn(usize) -> bool,
+    todo: &[usize],
     maps: &'m mut [OutputMap],
-) -> Result<Vec<Task<'m>>> {
-    let todo: Vec<usize> = (0..pieces.len()).filter(|place| !is_done(*place)).collect();
-    let mut spans: Vec<(usize, std::ops::Range<usize>, usize, usize)> = Vec::new();
+) -> Result<(Vec<Task<'m>>, Vec<Pages<'m>>)> {
+    let mut spans: Vec<(usize, Range<usize>, usize, usize)> = Vec::new();
     for (index, place) in todo.iter().enumerate() {
         let piece = &pieces[*place];
         for (order, span) in piece.spans(&plan.units[piece.unit]).enumerate() {
@@ -294,8 +323,11 @@ fn assign<'m>(
     spans.sort_by_key(|(file, range, ..)| (*file, range.start));
     let mut parts: Vec<Vec<(usize, &'m mut [u8])>> = todo.iter().map(|_| Vec::new()).collect();
     let mut spans = spans.into_iter().peekable();
+    let mut pages = Vec::with_capacity(maps.len());
     for (file, map) in maps.iter_mut().enumerate() {
-        let (mut rest, mut at) = (map.bytes_mut(), 0);
+        let (mut rest, whole) = map.split_mut();
+        pages.push(whole);
+        let mut at = 0;
         while let Some((_, range, index, order)) = spans.next_if(|(f, ..)| *f == file) {
             let (_, from) = rest.split_at_mut(range.start - at);
             let (part, after) = from.split_at_mut(range.len());
@@ -303,12 +335,12 @@ fn assign<'m>(
             (rest, at) = (after, range.end);
         }
     }
-    let tasks = todo.into_iter().zip(parts).map(|(place, mut parts)| {
+    let tasks = todo.iter().zip(parts).map(|(place, mut parts)| {
         parts.sort_by_key(|(order, _)| *order);
         let outputs = parts.into_iter().map(|(_, part)| part).collect();
-        Mutex::new(Some((place, outputs)))
+        Mutex::new(Some((*place, outputs)))
     });
-    Ok(tasks.collect())
+    Ok((tasks.collect(), pages))
 }
 
 /// Sums of the measures of all pieces, in their order: so the last digit depends neither

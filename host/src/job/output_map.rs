@@ -1,6 +1,7 @@
 //! A file mapped for writing. The only unsafe code of the job engine.
 
 use std::fs::File;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use memmap2::{MmapMut, MmapOptions};
@@ -47,30 +48,54 @@ impl OutputMap {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.map.as_deref_mut().unwrap_or_default()
     }
+
+    /// The whole content, to be written, and its pages, which can be let go meanwhile.
+    pub fn split_mut(&mut self) -> (&mut [u8], Pages<'_>) {
+        let bytes = self.bytes_mut();
+        let pages = Pages {
+            start: bytes.as_mut_ptr().expose_provenance(),
+            len: bytes.len(),
+            map: PhantomData,
+        };
+        (bytes, pages)
+    }
+
+    /// As [`Pages::release`].
+    pub fn release(&self) {
+        let bytes = self.bytes();
+        Pages {
+            start: bytes.as_ptr().expose_provenance(),
+            len: bytes.len(),
+            map: PhantomData,
+        }
+        .release();
+    }
 }
 
-/// Takes the pages of a finished part of a map out of the process's memory; the
-/// page cache keeps them until they are on the disk. Advice: a failure costs memory.
-pub fn release(part: &[u8]) {
-    #[cfg(unix)]
-    {
-        use rustix::mm::{Advice, madvise};
-        let page = rustix::param::page_size();
-        let start = part.as_ptr() as usize;
-        // Only whole pages inside the part: its neighbours may be in use.
-        let first = start.next_multiple_of(page);
-        let end = (start + part.len()) & !(page - 1);
-        if first >= end {
-            return;
+/// The pages of a whole [`OutputMap`].
+#[derive(Debug, Clone, Copy)]
+pub struct Pages<'m> {
+    start: usize,
+    len: usize,
+    /// The mapping stays as long.
+    map: PhantomData<&'m OutputMap>,
+}
+
+impl Pages<'_> {
+    /// Takes them out of the process's memory; the page cache keeps them until they are
+    /// on the disk. Advice: a failure costs memory.
+    pub fn release(self) {
+        #[cfg(unix)]
+        if self.len > 0 {
+            use rustix::mm::{Advice, madvise};
+            let start = std::ptr::with_exposed_provenance_mut(self.start);
+            // SAFETY: the range is the whole of a shared mapping of a file, which lives
+            // as long as this. Dropping such pages loses nothing: what was written to
+            // them is in the page cache, from where they come back, as they were, on the
+            // next touch; so no borrow of them can observe it.
+            let _ = unsafe { madvise(start, self.len, Advice::LinuxDontNeed) };
         }
-        let pages = part[first - start..].as_ptr().cast_mut();
-        // SAFETY: the range lies in a shared mapping of a file that is borrowed here.
-        // Dropping such pages writes nothing and loses nothing: they come back from
-        // the page cache, as they were, on the next touch.
-        let _ = unsafe { madvise(pages.cast(), end - first, Advice::LinuxDontNeed) };
     }
-    #[cfg(not(unix))]
-    let _ = part;
 }
 
 #[cfg(test)]
@@ -82,16 +107,23 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         let mut map = OutputMap::new(&file, Path::new("x"), 1 << 20).unwrap();
-        map.bytes_mut().fill(7);
-        release(&map.bytes()[100..900_000]);
-        assert!(map.bytes_mut().iter().all(|byte| *byte == 7));
-        release(&[]);
+        let (bytes, pages) = map.split_mut();
+        bytes.fill(7);
+        pages.release();
+        bytes[0] = 8;
+        assert_eq!(bytes[0], 8);
+        assert!(bytes[1..].iter().all(|byte| *byte == 7));
+        map.release();
+        assert_eq!(map.bytes()[..2], [8, 7]);
     }
 
     #[test]
     fn empty_files_have_no_bytes() {
         let file = tempfile::tempfile().unwrap();
         let mut map = OutputMap::new(&file, Path::new("x"), 0).unwrap();
-        assert!(map.bytes_mut().is_empty());
+        let (bytes, pages) = map.split_mut();
+        pages.release();
+        assert!(bytes.is_empty());
+        map.release();
     }
 }

@@ -7,6 +7,7 @@ use llm_quantize_plugin_api::Plan;
 
 use super::pieces::cut;
 use super::staging::{Destination, held};
+use super::sweep;
 use super::tensor_source::{TensorSource, buffer_bytes};
 use crate::error::{Error, ExitCode, Result};
 use crate::output::bytes as human;
@@ -17,7 +18,8 @@ const BASE_BYTES: u64 = 32 << 20;
 
 /// The most memory that a plan needs at once, on so many threads.
 ///
-/// Pieces of mapped files count as well: they are in memory while they are read.
+/// Pieces of mapped files count as well: they are in memory while they are read, and until
+/// the next sweep.
 pub fn memory_needed(plan: &Plan, source: &dyn TensorSource, threads: usize) -> u64 {
     let model = source.model();
     let mut largest = 0;
@@ -46,6 +48,7 @@ pub fn memory_needed(plan: &Plan, source: &dyn TensorSource, threads: usize) -> 
     let literals: u64 = plan.literals.iter().map(|literal| literal.len).sum();
     largest
         .saturating_mul(threads as u64)
+        .saturating_add(sweep::most(threads))
         .saturating_add(BASE_BYTES)
         .saturating_add(literals.saturating_mul(2))
 }

@@ -6,6 +6,7 @@ use llm_quantize_plugin_api::{Job, PlanRequest, Quantizer, check_plan};
 
 use super::journal::{self, Checkpoints, Found, Header, Place, PluginId, Subject};
 use super::lock::OutputLock;
+use super::progress::timed;
 use super::staging::{Destination, half_published};
 use super::{Context, TensorSource, preflight};
 use crate::error::{Error, ExitCode, PluginResult, Result};
@@ -84,7 +85,9 @@ pub fn prepare<'a>(
             },
         ));
     }
-    let job = quantizer.plan(source, request).by_plugin(&plugin.id)?;
+    let job = timed(context.progress, "planning", || {
+        quantizer.plan(source, request).by_plugin(&plugin.id)
+    })?;
     check_plan(&*job, source.model()).by_plugin(&plugin.id)?;
     let plan = job.plan();
     let memory_needed = preflight::memory_needed(plan, source, context.threads.count());

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use llm_quantize_plugin_api::Plan;
 
 use super::pieces::Piece;
+use crate::error::Result;
 
 /// Someone who is told how far a job is.
 pub trait JobProgress: Sync {
@@ -19,8 +21,22 @@ pub trait JobProgress: Sync {
     fn end(&self);
     /// Something that the user should know.
     fn note(&self, message: &str);
+    /// A step of the work took so long; a detail for whoever looks for lost time.
+    fn took(&self, _step: &str, _time: Duration) {}
     /// Something is not as it should be, but the job goes on.
     fn warn(&self, message: &str);
+}
+
+/// Does a step of the work and tells how long it took, if it succeeds.
+pub fn timed<T>(
+    progress: &dyn JobProgress,
+    step: &str,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    let done = work()?;
+    progress.took(step, start.elapsed());
+    Ok(done)
 }
 
 /// How much there is to do, and how much of it an earlier run did.

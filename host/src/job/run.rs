@@ -9,7 +9,7 @@ use super::journal::{FileStorage, Found, Header, Journal, Place, Taken, cannot_c
 use super::output_map::OutputMap;
 use super::pieces::{Piece, cut};
 use super::prepare::{Checkpoint, Prepared, Ready};
-use super::progress::{JobProgress, LayerCounter};
+use super::progress::{JobProgress, LayerCounter, timed};
 use super::staging::{Leftovers, Staging, take_back};
 use super::verify::verify;
 use super::{Context, Outcome};
@@ -27,7 +27,10 @@ impl Ready<'_> {
     pub fn run(self, context: &Context<'_>, before_verify: impl FnOnce()) -> Result<Outcome> {
         let start = Instant::now();
         let total_bytes = self.prepared.total_bytes;
-        let mut build = Build::begin(&self.prepared, self.checkpoint, context)?;
+        let progress = context.progress;
+        let mut build = timed(progress, "laying out the files", || {
+            Build::begin(&self.prepared, self.checkpoint, context)
+        })?;
         let measures = match build.work(before_verify) {
             Ok(measures) => measures,
             Err(error) => return Err(build.give_up(error)),
@@ -37,7 +40,7 @@ impl Ready<'_> {
             Err(error) => return Err(build.give_up(error)),
         };
         if let Err(error) = build.place.remove() {
-            context.progress.warn(&error.message);
+            progress.warn(&error.message);
         }
         Ok(Outcome {
             path,
@@ -158,17 +161,20 @@ impl<'a> Build<'a> {
         })?;
         let mut maps = std::mem::take(&mut self.maps);
         let done = std::mem::take(&mut self.taken.done);
-        let measures = self.engine().run(&mut maps, done)?;
+        let progress = self.context.progress;
+        let measures = timed(progress, "encoding", || self.engine().run(&mut maps, done))?;
         drop(maps);
-        self.context.progress.end();
+        progress.end();
         if let Some(journal) = &self.journal {
             journal.flush();
         }
         before_verify();
         let id = &job.plugin.id;
-        verify(id, &*job.job, &self.staging, self.context.threads)?;
+        timed(progress, "validating", || {
+            verify(id, &*job.job, &self.staging, self.context.threads)
+        })?;
         job.source.check_unchanged()?;
-        self.staging.sync()?;
+        timed(progress, "syncing", || self.staging.sync())?;
         if self.context.cancel.is_set() {
             return Err(Error::interrupted());
         }

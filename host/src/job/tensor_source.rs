@@ -47,8 +47,11 @@ pub trait TensorSource: Inputs + Sync {
     /// Whether [`rows`](Self::rows) decodes into the buffer.
     fn decodes(&self) -> bool;
 
-    /// The rows are no longer needed in memory.
-    fn release(&self, tensor: usize, rows: Range<u64>);
+    /// The rows will be read soon. Advice: their numbers are the same without.
+    fn prefetch(&self, tensor: usize, rows: Range<u64>);
+
+    /// Takes what was read out of the process's memory; reading it again brings it back.
+    fn release(&self);
 
     /// Refuses a source that somebody changed since it was opened.
     ///
@@ -100,8 +103,12 @@ impl TensorSource for SourceModel {
         self.plugin().is_some()
     }
 
-    fn release(&self, tensor: usize, rows: Range<u64>) {
-        SourceModel::release(self, tensor, rows);
+    fn prefetch(&self, tensor: usize, rows: Range<u64>) {
+        SourceModel::prefetch(self, tensor, rows);
+    }
+
+    fn release(&self) {
+        SourceModel::release(self);
     }
 
     fn check_unchanged(&self) -> Result<()> {

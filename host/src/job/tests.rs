@@ -22,6 +22,8 @@ use crate::source::{SourceModel, fixtures};
 /// Writes plain Hugging Face files, loose or in a folder, and measures something.
 struct Measuring {
     container: Container,
+    /// Its tensors cannot be cut.
+    whole: bool,
 }
 
 struct MeasuringJob {
@@ -38,6 +40,9 @@ impl Quantizer for Measuring {
         let inner = HuggingFace.plan(inputs, request)?;
         let mut plan = inner.plan().clone();
         plan.container = self.container.clone();
+        if self.whole {
+            plan.units.iter_mut().for_each(|unit| unit.split = None);
+        }
         Ok(Box::new(MeasuringJob { plan, inner }))
     }
 }
@@ -72,6 +77,7 @@ impl Job for MeasuringJob {
 struct Watcher {
     cancel: CancelFlag,
     pieces: AtomicUsize,
+    sizes: Mutex<Vec<u64>>,
     stop_after: usize,
     said: Mutex<Vec<String>>,
     begun: Mutex<Work>,
@@ -82,6 +88,7 @@ impl Watcher {
         let watcher = Self {
             cancel: CancelFlag::default(),
             pieces: AtomicUsize::new(0),
+            sizes: Mutex::default(),
             stop_after,
             said: Mutex::default(),
             begun: Mutex::default(),
@@ -106,7 +113,8 @@ impl JobProgress for Watcher {
         *self.begun.lock().unwrap() = work;
     }
 
-    fn bytes(&self, _: u64) {
+    fn bytes(&self, done: u64) {
+        self.sizes.lock().unwrap().push(done);
         if self.pieces.fetch_add(1, Ordering::Relaxed) + 1 == self.stop_after {
             self.stop();
         }
@@ -133,6 +141,7 @@ struct Bench {
     model: TempDir,
     out: TempDir,
     container: Container,
+    whole: bool,
     level: &'static str,
     checkpoints: Checkpoints,
     overwrite: bool,
@@ -146,6 +155,7 @@ impl Bench {
             model,
             out: tempfile::tempdir().unwrap(),
             container: Container::Folder("m".into()),
+            whole: false,
             level: "F32",
             checkpoints: Checkpoints::default(),
             overwrite: false,
@@ -173,6 +183,7 @@ impl Bench {
         };
         let quantizer = Measuring {
             container: self.container.clone(),
+            whole: self.whole,
         };
         let folder = self.out.path();
         prepare(&plugin, &quantizer, &source, &request, folder, &context)?
@@ -243,6 +254,26 @@ fn wherever_it_stops_it_ends_in_the_same_bytes_and_sums() {
         assert_eq!(begun.layers_done, resumed.layers_resumed);
         assert_eq!(begun.bytes_done == begun.bytes, stop == PIECES);
     }
+}
+
+#[test]
+fn what_cannot_be_cut_is_done_first_and_a_later_run_goes_on() {
+    let mut bench = Bench::new();
+    bench.whole = true;
+    let rows = 9 << 10;
+    let tensors = [
+        fixtures::Tensor::bf16_zeros("model.embed_tokens.weight", &[8, 4]),
+        fixtures::Tensor::bf16_zeros("model.layers.0.mlp.up_proj.weight", &[3, 4]),
+        fixtures::Tensor::bf16_zeros("model.layers.1.mlp.up_proj.weight", &[rows, 512]),
+    ];
+    fixtures::write_safetensors(&bench.model.path().join("model.safetensors"), &tensors);
+    let watcher = Watcher::new(2);
+    bench.run(&watcher).unwrap_err();
+    assert_eq!(*watcher.sizes.lock().unwrap(), [9 << 20, 64]);
+    let watcher = Watcher::new(NEVER);
+    let outcome = bench.run(&watcher).unwrap();
+    assert_eq!(*watcher.sizes.lock().unwrap(), [24]);
+    assert_eq!((outcome.layers, outcome.layers_resumed), (2, 1));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub fn verify(plugin: &str, job: &dyn Job, staging: &Staging, threads: &Threads)
     let mapped = Arc::clone(&files);
     let release = move || {
         for file in mapped.iter() {
-            file.release(0..file.len());
+            file.release();
         }
     };
     let views: Vec<FileView<'_>> = files

@@ -106,6 +106,11 @@ impl JobProgress for Bar {
         }
     }
 
+    fn took(&self, step: &str, time: Duration) {
+        self.ui
+            .debug(&format!("{step}: {:.3} s", time.as_secs_f64()));
+    }
+
     fn end(&self) {
         if self.clear()
             && let Some((figures, _)) = self.running.get()

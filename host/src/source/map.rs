@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 use crate::fatal::{MappedRange, Purpose};
@@ -142,24 +142,34 @@ impl MappedFile {
         self.bytes().is_empty()
     }
 
-    /// Takes the pages of a range out of the process's memory. They stay in the
-    /// page cache, and looking at them again brings them back.
+    /// Lets the system begin to read a range from the disk, if it is not in the page
+    /// cache; does not wait for it.
     ///
     /// A range outside the file, or a system that cannot do it, changes nothing:
     /// this is advice.
-    pub fn release(&self, range: Range<u64>) {
+    pub fn prefetch(&self, range: Range<u64>) {
         let Some(map) = &self.map else { return };
         let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
         else {
             return;
         };
-        if start >= end || end > map.len() {
-            return;
+        if start < end && end <= map.len() {
+            // Advice that is not taken only costs time.
+            drop(map.advise_range(Advice::WillNeed, start, end - start));
         }
+    }
+
+    /// Takes the file's pages out of the process's memory; looking at them again brings
+    /// them back. Advice, as [`prefetch`](Self::prefetch).
+    ///
+    /// They stay in the page cache, as a second output of the same model is often made
+    /// right after the first. If memory is short, the system takes first what nobody has
+    /// mapped, so nothing would be gained by dropping them there.
+    pub fn release(&self) {
+        let Some(map) = &self.map else { return };
         // SAFETY: the mapping is shared, read only and backed by the file, so the
         // dropped pages come back with the same content; no borrow can observe it.
-        let advised =
-            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        let advised = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
         // Advice that is not taken only costs memory.
         drop(advised);
     }
@@ -177,8 +187,9 @@ mod tests {
         std::fs::write(&path, &content).unwrap();
         let file = MappedFile::open(&path).unwrap();
         assert_eq!(file.bytes(), content);
-        file.release(5000..90_000);
-        file.release(0..u64::MAX);
+        file.release();
+        file.prefetch(5000..90_000);
+        file.prefetch(90_000..100_001);
         assert_eq!(file.bytes(), content);
         assert_eq!(file.name(), "data");
     }
@@ -222,7 +233,8 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         let file = MappedFile::open(&path).unwrap();
         assert!(file.is_empty());
-        file.release(0..1);
+        file.release();
+        file.prefetch(0..1);
         assert!(MappedFile::open(folder.path()).is_err());
         assert!(MappedFile::open(&folder.path().join("missing")).is_err());
     }

@@ -285,26 +285,25 @@ impl SourceModel {
         }
     }
 
-    /// Lets the pages of rows go that will not be read again soon. Advice only: a
-    /// wrong call costs time, nothing else.
-    pub fn release(&self, tensor: usize, rows: Range<u64>) {
+    /// Lets the system begin to read rows that will be needed soon, where they lie in one
+    /// piece of a file. Advice only.
+    pub fn prefetch(&self, tensor: usize, rows: Range<u64>) {
         let Ok(info) = self.tensor(tensor) else {
             return;
         };
-        if check_rows(info, &rows).is_err() {
-            return;
+        if check_rows(info, &rows).is_ok()
+            && let Ok(Some((file, range))) = self.place(tensor)
+            && let Ok(range) = part(info, &range, &rows)
+        {
+            file.prefetch(range);
         }
-        match (self.place(tensor), &self.store) {
-            (Ok(Some((file, range))), _) => {
-                if let Ok(range) = part(info, &range, &rows) {
-                    file.release(range);
-                }
-            }
-            (_, Store::Plugin(model)) => {
-                let share = info.bytes / info.rows().unwrap_or(1).max(1);
-                model.used(share.saturating_mul(rows.end - rows.start));
-            }
-            (_, Store::Folder(..)) => {}
+    }
+
+    /// Takes what was read of the weights out of the process's memory. Advice only, to be
+    /// given now and then: what is needed again comes back.
+    pub fn release(&self) {
+        for file in self.weight_files() {
+            file.release();
         }
     }
 

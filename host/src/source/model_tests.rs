@@ -59,7 +59,8 @@ fn rows_are_views_of_the_file() {
     model.decode_rows(norm, 0..1, &mut numbers).unwrap();
     assert_eq!(numbers, [1.0; 4]);
     assert_eq!(model.stored(0, 2..4).unwrap().len(), 2 * 4 * 2);
-    model.release(0, 0..8);
+    model.prefetch(0, 0..8);
+    model.release();
     assert_eq!(model.rows(0, 0..8).unwrap().unwrap().bytes(), [0; 64]);
 }
 
@@ -92,7 +93,7 @@ fn what_is_not_there_cannot_be_read() {
     assert!(model.rows(0, backwards).is_err());
     assert!(model.rows(99, 0..1).is_err());
     assert!(model.decode_rows(0, 0..2, &mut [0.0; 7]).is_err());
-    model.release(99, 0..1);
+    model.prefetch(99, 0..1);
 }
 
 #[test]
@@ -134,7 +135,8 @@ fn a_plugins_model_is_decoded_by_it() {
     assert_eq!(row, [3.0, 4.0]);
     let error = model.stored(0, 0..1).unwrap_err();
     assert_eq!(error.class, ExitCode::UnsupportedConversion);
-    model.release(0, 0..1);
+    model.prefetch(0, 0..1);
+    model.release();
 }
 
 #[test]

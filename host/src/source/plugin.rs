@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use llm_quantize_plugin_api as plugin_api;
@@ -13,10 +12,6 @@ use super::locate::view_of;
 use super::{MappedFile, NamedConverter};
 use crate::error::{Error, ExitCode, PluginResult, Result};
 
-/// Where the reader cannot tell which bytes a tensor was decoded from, all pages of
-/// the files are let go once so many bytes were decoded.
-const SWEEP_BYTES: u64 = 256 << 20;
-
 /// An opened reader with the files that each of its calls gets.
 pub(super) struct PluginModel {
     plugin: String,
@@ -26,7 +21,6 @@ pub(super) struct PluginModel {
     files: Vec<Arc<MappedFile>>,
     /// Files that the reader rebuilds, once they were asked for.
     rebuilt: Vec<(String, OnceLock<Option<Vec<u8>>>)>,
-    since_sweep: AtomicU64,
 }
 
 impl std::fmt::Debug for PluginModel {
@@ -65,7 +59,6 @@ impl PluginModel {
             view,
             files,
             rebuilt,
-            since_sweep: AtomicU64::new(0),
         };
         Ok((model, description))
     }
@@ -132,16 +125,6 @@ impl PluginModel {
                     self.plugin
                 ),
             )),
-        }
-    }
-
-    /// Notes that decoded bytes are used up; now and then lets all pages go.
-    pub(super) fn used(&self, bytes: u64) {
-        if self.since_sweep.fetch_add(bytes, Ordering::Relaxed) + bytes >= SWEEP_BYTES {
-            self.since_sweep.store(0, Ordering::Relaxed);
-            for file in &self.files {
-                file.release(0..file.len());
-            }
         }
     }
 }

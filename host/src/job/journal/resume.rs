@@ -13,9 +13,10 @@ use super::header::FORMAT_VERSION;
 use super::record::{Line, Record, parse};
 use super::{Header, Place, is_absent, refused};
 use crate::error::{Error, Result};
-use crate::job::output_map::{OutputMap, release};
+use crate::job::output_map::OutputMap;
 use crate::job::pieces::Piece;
 use crate::job::staging::{Destination, span_range};
+use crate::job::sweep::Sweep;
 use crate::job::threads::{CancelFlag, Threads};
 
 /// The journal of the largest models has some tens of megabytes.
@@ -142,6 +143,7 @@ pub fn take_over(
     let tasks: Vec<(usize, &Record)> = by_place.into_iter().collect();
     let results: Vec<OnceLock<bool>> = tasks.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
+    let sweep = Sweep::new(threads.count());
     threads.on_each(|| {
         while !cancel.is_set() {
             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -149,8 +151,11 @@ pub fn take_over(
                 break;
             };
             let there = parts(plan, &pieces[*place], maps).is_some_and(|parts| {
-                let same = checksum(parts.iter().copied()) == record.crc;
-                parts.into_iter().for_each(release);
+                let touched = parts.iter().map(|part| part.len() as u64).sum();
+                let same = checksum(parts) == record.crc;
+                if sweep.is_due(touched) {
+                    maps.iter().for_each(OutputMap::release);
+                }
                 same
             });
             results[index].get_or_init(|| there);

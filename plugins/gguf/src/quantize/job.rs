@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use llm_quantize_plugin_api::kernels::convert::as_f32;
 use llm_quantize_plugin_api::{
     ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, TensorView,
 };
@@ -96,6 +97,8 @@ impl Encoding {
         match &self.action {
             Action::Copy => order.copy(input, output),
             Action::Encode { ty, importance } => {
+                // One row at a time: it stays in the cache between the conversion and the
+                // encoder, and one buffer serves all rows of the call.
                 let mut row = vec![0.0; input.cols()];
                 let mut swapped = Vec::new();
                 let row_len = ty
@@ -105,14 +108,22 @@ impl Encoding {
                         Error::internal("the output has another length than the rows")
                     })?;
                 for (index, out) in output.chunks_exact_mut(row_len).enumerate() {
-                    input.row_to_f32(order.source_row(index), &mut row)?;
-                    order.swap_elements(&mut row, &mut swapped);
+                    let source = order.source_row(index);
+                    let stored = stored_numbers(input, source).filter(|_| !order.elements);
+                    let row = match stored {
+                        Some(stored) => stored,
+                        None => {
+                            input.row_to_f32(source, &mut row)?;
+                            order.swap_elements(&mut row, &mut swapped);
+                            &row[..]
+                        }
+                    };
                     let weights = importance
                         .as_ref()
                         .map(|importance| importance.of_row(first + index as u64, row.len()))
                         .transpose()?;
-                    let number = || first + order.source_row(index) as u64;
-                    encode_row_on(level, *ty, &row, weights, out).map_err(|error| {
+                    let number = || first + source as u64;
+                    encode_row_on(level, *ty, row, weights, out).map_err(|error| {
                         Error::corrupt(format!(
                             "tensor \"{}\", row {}: {error}",
                             self.name,
@@ -138,6 +149,14 @@ fn overflow(tensor: &str, row: u64, ty: BlockType, reason: InvalidRow) -> Error 
     .suggest(
         "check the model; a type with a larger range, such as BF16, holds them: --set tensor-type=REGEX=bf16",
     )
+}
+
+/// A row where it lies, if it needs no conversion.
+fn stored_numbers<'a>(input: &TensorView<'a>, row: usize) -> Option<&'a [f32]> {
+    match input.element() {
+        ElementType::F32 if row < input.rows() => as_f32(input.row_bytes(row)),
+        _ => None,
+    }
 }
 
 impl Importance {
@@ -237,4 +256,47 @@ pub fn is_stored_as(element: ElementType, ty: BlockType) -> bool {
             | (ElementType::F16, BlockType::F16)
             | (ElementType::BF16, BlockType::BF16)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of single-precision rows that begin so many bytes after an aligned place.
+    fn encoded(transform: Transform, (rows, cols): (usize, usize), shift: usize) -> Vec<u8> {
+        let numbers = (0..rows * cols).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes());
+        let numbers: Vec<u8> = numbers.collect();
+        let mut room = vec![0; numbers.len() + 8];
+        let start = room.as_ptr().align_offset(align_of::<f32>()) + shift;
+        room[start..start + numbers.len()].copy_from_slice(&numbers);
+        let stored = &room[start..start + numbers.len()];
+        let input = TensorView::new(ElementType::F32, rows, cols, stored).unwrap();
+        assert_eq!(stored_numbers(&input, 0).is_some(), shift == 0);
+        let encoding = Encoding {
+            name: "w".into(),
+            action: Action::Encode {
+                ty: BlockType::Q8_0,
+                importance: None,
+            },
+            transform,
+        };
+        let mut output = vec![0; rows * cols / 32 * 34];
+        encoding
+            .encode(CpuLevel::detect(), &input, 0, &mut output)
+            .unwrap();
+        output
+    }
+
+    #[test]
+    fn rows_are_encoded_where_they_lie_as_if_they_were_converted() {
+        let permute = Transform::PermuteRows {
+            heads: 2,
+            head_rows: 4,
+        };
+        for shape in [(8, 64), (1, 64)] {
+            let aligned = encoded(permute, shape, 0);
+            assert_eq!(aligned, encoded(permute, shape, 1), "{shape:?}");
+            assert_ne!(aligned, encoded(Transform::None, shape, 0), "{shape:?}");
+        }
+    }
 }

@@ -142,7 +142,7 @@ fn rounded_quotient<I: Isa>(isa: I, x: &[f32], steps: &[f32], rates: &[f32]) -> 
     let rounded = estimate.round();
     // NaN fails both comparisons.
     let clear =
-        (estimate - rounded).abs().lt(isa.splat(0.499)) & estimate.abs().lt(isa.splat(1024.0));
+        (estimate - rounded).abs().lt(isa.splat(0.4999)) & estimate.abs().lt(isa.splat(128.0));
     if clear.all() {
         return rounded;
     }

@@ -134,8 +134,11 @@ pub(super) fn by_16(x: &[f32; WEIGHTS]) -> &[[f32; 16]; PARTS] {
     &x.as_chunks::<16>().0.as_chunks().0[0]
 }
 
-/// Sixteen times each of sixteen numbers; the rest is left over. For numbers of a
-/// super-block's sub-blocks or of a chunk's super-blocks.
+/// Each of sixteen numbers sixteen times: numbers of weights from those of a
+/// super-block's sub-blocks, or of sub-blocks from those of a chunk's
+/// super-blocks. What follows the first 256 means nothing.
+///
+/// Written as array assignments, this compiles to scattered single stores.
 #[inline(always)]
 pub(super) fn expand<I: Isa>(isa: I, values: &[f32; 16]) -> [f32; EXPANDED] {
     let mut out = [0.0; EXPANDED];
@@ -168,7 +171,7 @@ pub(super) fn pack_two_bits(codes: &[u8; WEIGHTS], out: &mut [u8; 64]) {
 
 #[cfg(test)]
 mod tests {
-    use llm_quantize_plugin_api::kernels::simd::Scalar;
+    use llm_quantize_plugin_api::kernels::simd::{Kernel, Level, Scalar};
 
     use super::*;
 
@@ -187,6 +190,45 @@ mod tests {
             let mut codes = [9];
             affine_codes(Scalar, x, step, min, 3).store_bytes(&mut codes);
             assert_eq!(codes, [code]);
+        }
+    }
+
+    #[test]
+    fn chunks_end_with_the_row() {
+        let row: Vec<f32> = (0..17 * WEIGHTS).map(|i| i as f32).collect();
+        let importance = vec![1.0; row.len()];
+        let mut out = [0; 17 * 3];
+        let seen: Vec<_> = chunks::<3>(&row, Some(&importance), &mut out)
+            .map(|(chunk, out)| {
+                let importances = chunk.importance.map(<[_]>::len);
+                (chunk.x[0][0], chunk.x.len(), importances, out.len())
+            })
+            .collect();
+        let last = (16.0 * WEIGHTS as f32, 1, Some(1), 1);
+        assert_eq!(seen, [(0.0, 16, Some(16), 16), last]);
+        assert_eq!(parts(&[[1.0; WEIGHTS]; 2]).len(), 2 * PARTS);
+    }
+
+    /// Expands on any instruction set.
+    struct Expand<'a>(&'a [f32; 16]);
+
+    impl Kernel for Expand<'_> {
+        type Output = [f32; EXPANDED];
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> [f32; EXPANDED] {
+            expand(isa, self.0)
+        }
+    }
+
+    #[test]
+    fn numbers_are_expanded_on_every_level() {
+        let numbers = std::array::from_fn(|j| j as f32 + 1.0);
+        for level in Level::all() {
+            let expanded = level.dispatch(Expand(&numbers));
+            for (i, number) in expanded[..WEIGHTS].iter().enumerate() {
+                assert_eq!(*number, numbers[i / 16], "{}", level.name());
+            }
         }
     }
 

@@ -91,7 +91,9 @@ pub(in crate::blocks) fn codes_by_descent<I: Isa, const N: usize>(
 /// What the codes of a sub-block in each lane give.
 #[derive(Clone, Copy)]
 struct Sums<V> {
+    /// Σ x³ × code.
     lx: V,
+    /// Σ x² × code².
     l2: V,
 }
 
@@ -100,9 +102,9 @@ struct State<I: Isa> {
     isa: I,
     x: [I::F32; S],
     code: [I::F32; S],
-    /// Each weight's part of `sum_lx`: x³ × code.
+    /// Each weight's part of `sums.lx`: x³ × code.
     part_lx: [I::F32; S],
-    /// Each weight's part of `sum_l2`: x² × code².
+    /// Each weight's part of `sums.l2`: x² × code².
     part_l2: [I::F32; S],
     sums: Sums<I::F32>,
     /// Largest magnitude of a weight.
@@ -186,6 +188,11 @@ impl<I: Isa> State<I> {
         self.sums = sums;
     }
 
+    /// Lanes where [`improve`](Self::improve) may find another code: those where
+    /// x × l2 ÷ lx is not surely rounded or limited to the present one.
+    ///
+    /// Multiplied out there is no division to wait for. Both sides are rounded,
+    /// which keeps their order, so no change is missed; NaN counts as one.
     #[inline(always)]
     fn may_change(&self, i: usize, sums: &Sums<I::F32>) -> <I::F32 as Vector>::Mask {
         let zero = self.isa.splat(0.0);

@@ -2,12 +2,14 @@
 
 For each model our 16- or 32-bit GGUF goes through llama_model_quantize, and the result is compared with what we write
 straight from the Hugging Face folder: names, shapes, types, bytes and metadata, at every level, with and without an
-importance matrix, with each option that changes the mixture, and from a GGUF source. Shards must load.
+importance matrix, with each option that changes the mixture, and from a GGUF source; so is a small model with experts.
+Shards must load.
 """
 
 import re
 import shutil
 
+import experts
 import gguf_file
 import imatrix
 import llama
@@ -15,6 +17,9 @@ from common import FLOAT_LEVELS, LEVELS, NEED_IMATRIX, Check, ToolError, float_l
 
 # llama-quantize (the program) records the importance matrix in these keys; llama_model_quantize (the library) does not.
 IMATRIX_KEYS = ("quantize.imatrix.",)
+
+# The model with experts: a GGUF file, so that the other parts have nothing to add.
+EXPERTS = "experts"
 
 # label, level, our --set options, llama_model_quantize's arguments, with an importance matrix
 VARIANTS = [
@@ -47,9 +52,13 @@ class ModelRun:
     def __init__(self, check, name, work):
         self.check, self.name, self.work = check, name, work / f"bytes-{name}"
         self.work.mkdir(exist_ok=True)
-        self.source = check.model(name, work)
-        level = float_level(self.source)
-        self.base = check.quantize(self.source, level, self.work, name=f"base-{level}.gguf")
+        if name == EXPERTS:
+            level, self.base = "F32", experts.write(self.work / "experts.gguf")
+            self.source = self.base
+        else:
+            self.source = check.model(name, work)
+            level = float_level(self.source)
+            self.base = check.quantize(self.source, level, self.work, name=f"base-{level}.gguf")
         sums = imatrix.synthetic(gguf_file.GgufFile(self.base).tensors)
         self.imatrix = self.work / "imatrix.gguf"
         self.legacy = self.work / "imatrix.dat"
@@ -109,7 +118,7 @@ class ModelRun:
             if level not in FLOAT_LEVELS:
                 self.one("imatrix", level, file=self.imatrix, weights=self.weights)
         for level in ("Q4_K_M", "Q4_0"):
-            if level in levels:
+            if level in levels and self.name != EXPERTS:
                 self.one("older imatrix layout", level, file=self.legacy, weights=self.legacy_weights)
 
     def variants(self):
@@ -164,7 +173,7 @@ class ModelRun:
 
 def main():
     check = Check(__doc__.splitlines()[0], levels={"nargs": "+", "default": LEVELS},
-                  parts={"nargs": "+", "default": ["levels", "variants", "source", "shards"]})
+                  parts={"nargs": "+", "default": ["levels", "variants", "source", "shards", EXPERTS]})
     with check.folder() as work:
         for name in check.args.models:
             run = check.attempt(f"{name} preparation", ModelRun, check, name, work)
@@ -178,6 +187,10 @@ def main():
                 run.from_gguf()
             if "shards" in check.args.parts:
                 run.shards()
+        if EXPERTS in check.args.parts:
+            run = check.attempt(f"{EXPERTS} preparation", ModelRun, check, EXPERTS, work)
+            if run is not None:
+                run.levels([level for level in check.args.levels if level not in FLOAT_LEVELS])
     check.finish()
 
 

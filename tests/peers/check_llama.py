@@ -20,8 +20,10 @@ PERPLEXITY_TOLERANCE = 0.005
 # wrong scale is orders of magnitude off. SmolLM2's weights come from a Q4_1 file: they lie on a 4-bit grid that the
 # other grids meet badly, so its bounds are wide (Q5_1 costs it 17 %, Q4_1 nearly nothing).
 BOUNDS = {
-    "tiny": {"F32": 1.005, "F16": 1.005, "BF16": 1.005, "Q8": 1.01, "Q6": 1.02, "Q5": 1.03, "Q4": 1.05, "Q3": 1.10, "Q2": 1.25},
-    "smollm": {"F32": 1.005, "F16": 1.005, "BF16": 1.005, "Q8": 1.03, "Q6": 1.05, "Q5": 1.30, "Q4": 1.40, "Q3": 1.60, "Q2": 1.80},
+    "tiny": {"F32": 1.005, "F16": 1.005, "BF16": 1.005, "Q8": 1.01, "Q6": 1.02, "Q5": 1.03, "Q4": 1.05, "Q3": 1.10, "Q2": 1.25,
+             "IQ4": 1.05, "MXFP4": 1.10, "TQ1": 6, "TQ2": 6},
+    "smollm": {"F32": 1.005, "F16": 1.005, "BF16": 1.005, "Q8": 1.03, "Q6": 1.05, "Q5": 1.30, "Q4": 1.40, "Q3": 1.60, "Q2": 1.80,
+               "IQ4": 1.40, "MXFP4": 1.60, "TQ1": 1e9, "TQ2": 1e9},
 }
 # context, windows: enough to tell levels apart in seconds
 SAMPLE = {"tiny": (512, 16), "smollm": (256, 4)}
@@ -62,11 +64,14 @@ def every_level(check, name, work, levels):
     source = check.model(name, work)
     weights = work / f"{name}-imatrix.gguf"
     ids, base = None, None
-    for level in ["F16"] + [x for x in levels if x != "F16"]:
-        label = f"{name} {level}"
+    runs = [("F16", ())] + [(level, ()) for level in levels if level != "F16"]
+    # Neither model has experts, which MXFP4 is for: without the mixture all tensors have it.
+    runs += [(level, ["pure=true"]) for level in levels if level == "MXFP4_MOE"]
+    for level, sets in runs:
+        label = " ".join([name, level, *sets])
         out = work / "llama-levels"
         needed = weights if level in NEED_IMATRIX else None
-        path = check.attempt(label, check.quantize, source, level, out, needed)
+        path = check.attempt(label, check.quantize, source, level, out, needed, sets)
         if path is None:
             continue
         if not weights.exists():

@@ -11,12 +11,16 @@ DATASET = "synthetic"
 
 
 def synthetic(tensors):
-    """{name: sums of squares} for every 2-D weight of {name: (dims, …)}: positive, with a heavy tail like real ones."""
+    """{name: sums of squares} for every matrix of {name: (dims, …)}: positive, with a heavy tail like real ones.
+
+    A stack of experts has a row of sums for each.
+    """
     sums = {}
     for name, (dims, *_) in tensors.items():
-        if len(dims) == 2 and name.endswith(".weight"):
+        if len(dims) >= 2 and name.endswith(".weight"):
             rng = np.random.default_rng(zlib.crc32(name.encode()))
-            sums[name] = np.exp(rng.normal(0.0, 2.0, dims[0])).astype(np.float32) * np.float32(CHUNKS * CHUNK_SIZE)
+            values = np.exp(rng.normal(0.0, 2.0, (*dims[2:], dims[0]))).astype(np.float32)
+            sums[name] = values * np.float32(CHUNKS * CHUNK_SIZE)
     return sums
 
 
@@ -31,8 +35,9 @@ def write_gguf(path, sums):
     writer.add_uint32("imatrix.chunk_count", CHUNKS)
     writer.add_uint32("imatrix.chunk_size", CHUNK_SIZE)
     for name, values in sorted(sums.items()):
-        writer.add_tensor(name + ".in_sum2", values.reshape(1, -1))
-        writer.add_tensor(name + ".counts", np.full((1, 1), count, np.float32))
+        rows = np.atleast_2d(values)
+        writer.add_tensor(name + ".in_sum2", rows)
+        writer.add_tensor(name + ".counts", np.full((len(rows), 1), count, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

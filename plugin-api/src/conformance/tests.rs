@@ -21,6 +21,10 @@ impl Quantizer for Faulty {
                 "levels" => vec![level("A"), level("a")],
                 _ => vec![level("A")],
             },
+            attachments: match self.0 {
+                "needs a matrix" => vec!["imatrix".into()],
+                _ => Vec::new(),
+            },
             ..FormatDescription::default()
         }]
     }
@@ -31,6 +35,9 @@ impl Quantizer for Faulty {
         }
         if self.0 != "any level" {
             self.formats()[0].require_level(&request.level)?;
+        }
+        if self.0.ends_with("a matrix") {
+            return Err(Error::new(ErrorKind::ImportanceMatrix, "none given"));
         }
         let tensor = &inputs.model().tensors[0];
         let len = tensor.bytes;
@@ -104,6 +111,7 @@ fn problems(fault: &'static str) -> String {
 #[test]
 fn a_sound_plugin_has_no_findings() {
     assert_eq!(problems(""), "");
+    assert_eq!(problems("needs a matrix"), "");
 }
 
 #[test]
@@ -113,6 +121,7 @@ fn each_fault_is_found() {
         ("levels", "share a name"),
         ("panic", "on purpose"),
         ("any level", "unknown level was accepted"),
+        ("cannot be given a matrix", "none given"),
         ("size", "outside"),
         ("unwritten", "not written"),
         ("verify", "truncated output was accepted"),

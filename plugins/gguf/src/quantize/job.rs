@@ -141,7 +141,8 @@ impl Encoding {
     }
 }
 
-/// Weights that are finite, but too large for the type's half-precision numbers.
+/// Weights that are finite, but too large for the type's half-precision numbers, or too small
+/// for MXFP4's exponents.
 fn overflow(tensor: &str, row: u64, ty: BlockType, reason: InvalidRow) -> Error {
     Error::corrupt(format!(
         "tensor \"{tensor}\", row {row}: its weights do not fit {ty}: {reason}"

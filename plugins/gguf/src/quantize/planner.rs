@@ -313,15 +313,21 @@ impl Builder<'_> {
             return Ok(());
         }
         let level = self.level.name;
-        let message = match self.imatrix {
-            None => format!(
-                "{level} needs an importance matrix: without one the tensor \"{tensor}\" at {ty} would be of no use"
+        let error = match self.imatrix {
+            None => Error::new(
+                ErrorKind::ImportanceMatrix,
+                format!(
+                    "{level} needs an importance matrix: without one the tensor \"{tensor}\" would be of no use as {ty}"
+                ),
             ),
-            Some(_) => format!(
-                "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), and the importance matrix has none"
+            Some(_) => Error::new(
+                ErrorKind::ImportanceMatrix,
+                format!(
+                    "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), which the importance matrix does not have"
+                ),
             ),
         };
-        Err(Error::new(ErrorKind::ImportanceMatrix, message).suggest(
+        Err(error.suggest(
             "measure one with llama-imatrix and name it with --imatrix, or choose another level",
         ))
     }

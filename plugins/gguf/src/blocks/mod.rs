@@ -20,6 +20,7 @@ mod k_affine;
 mod lanes;
 mod mxfp4;
 mod other_types;
+mod plain;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -34,6 +35,7 @@ mod super_block;
 mod tq1_0;
 mod tq2_0;
 mod validate;
+mod weights;
 
 use std::fmt;
 

@@ -1,12 +1,10 @@
-//! Conversion between the stored float types and single precision.
+//! Conversion between the stored float types and single precision, with the best instructions of
+//! the machine.
 //!
-//! Both 16-bit types widen exactly. Narrowing rounds to nearest, ties to even, as
-//! IEEE 754 and every peer do. `half` picks F16C at run time; the bfloat16 loops
-//! are shifts and adds that the compiler turns into vector code.
+//! [`float16`] has the rounding and the kernels.
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-
+use super::float16;
+use super::simd::{Isa, Kernel, Level};
 use crate::interface::{ElementType, Error, Result};
 
 /// Reads little-endian numbers of a type into single precision.
@@ -23,8 +21,11 @@ pub fn to_f32(element: ElementType, bytes: &[u8], out: &mut [f32]) -> Result<()>
     }
     match element {
         ElementType::F32 => f32_from_le(bytes, out),
-        ElementType::BF16 => bf16_to_f32(bytes, out),
-        ElementType::F16 => f16_to_f32(bytes, out),
+        ElementType::BF16 | ElementType::F16 => Level::detect().dispatch(Widen {
+            element,
+            stored: bytes.as_chunks().0,
+            out,
+        }),
         ElementType::Raw => return Err(Error::internal("raw bytes have no numbers")),
     }
     Ok(())
@@ -47,23 +48,22 @@ fn f32_from_le(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) {
-    for (number, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *number = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-    }
+/// Widens 16-bit numbers.
+struct Widen<'a> {
+    element: ElementType,
+    stored: &'a [float16::Bytes],
+    out: &'a mut [f32],
 }
 
-/// Numbers per step: small enough for the stack, long enough for vector code.
-const STEP: usize = 256;
+impl Kernel for Widen<'_> {
+    type Output = ();
 
-fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
-    let mut halves = [f16::ZERO; STEP];
-    for (numbers, bytes) in out.chunks_mut(STEP).zip(bytes.chunks(2 * STEP)) {
-        let halves = &mut halves[..numbers.len()];
-        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *half = f16::from_le_bytes(*bytes);
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        match self.element {
+            ElementType::BF16 => float16::bf16s_to_f32s(isa, self.stored, self.out),
+            _ => float16::f16s_to_f32s(isa, self.stored, self.out),
         }
-        halves.convert_to_f32_slice(numbers);
     }
 }
 
@@ -85,24 +85,31 @@ pub fn from_f32(element: ElementType, numbers: &[f32], out: &mut [u8]) -> Result
                 *bytes = number.to_le_bytes();
             }
         }
-        ElementType::BF16 => {
-            for (bytes, number) in out.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
-                *bytes = bf16::from_f32(*number).to_le_bytes();
-            }
-        }
-        ElementType::F16 => f32_to_f16(numbers, out),
+        ElementType::BF16 | ElementType::F16 => Level::detect().dispatch(Narrow {
+            element,
+            numbers,
+            out: out.as_chunks_mut().0,
+        }),
         ElementType::Raw => return Err(Error::internal("numbers cannot be written as raw bytes")),
     }
     Ok(())
 }
 
-fn f32_to_f16(numbers: &[f32], out: &mut [u8]) {
-    let mut halves = [f16::ZERO; STEP];
-    for (numbers, bytes) in numbers.chunks(STEP).zip(out.chunks_mut(2 * STEP)) {
-        let halves = &mut halves[..numbers.len()];
-        halves.convert_from_f32_slice(numbers);
-        for (bytes, half) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(halves.iter()) {
-            *bytes = half.to_le_bytes();
+/// Narrows to 16-bit numbers.
+struct Narrow<'a> {
+    element: ElementType,
+    numbers: &'a [f32],
+    out: &'a mut [float16::Bytes],
+}
+
+impl Kernel for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        match self.element {
+            ElementType::BF16 => float16::f32s_to_bf16s(isa, self.numbers, self.out),
+            _ => float16::f32s_to_f16s(isa, self.numbers, self.out),
         }
     }
 }
@@ -110,6 +117,7 @@ fn f32_to_f16(numbers: &[f32], out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::{bf16, f16};
     use proptest::prelude::*;
 
     #[test]

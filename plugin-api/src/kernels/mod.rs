@@ -1,4 +1,5 @@
 //! Numeric code that formats share.
 
 pub mod convert;
+pub mod float16;
 pub mod simd;

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 use super::{Isa, Kernel, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector, array};
+use crate::kernels::float16::Bytes;
 
 const LANES: usize = 8;
 
@@ -54,6 +55,33 @@ impl Isa for Avx2 {
         let values = &values[..LANES];
         // SAFETY: `self` proves the instructions; the slice has 8 numbers.
         F32x8(unsafe { _mm256_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> F32x8 {
+        let bytes = &bytes[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 8 bytes.
+        unsafe {
+            let integers = _mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes.as_ptr().cast()));
+            F32x8(_mm256_cvtepi32_ps(integers))
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, stored: &[Bytes]) -> F32x8 {
+        let stored = &stored[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 8 numbers.
+        F32x8(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(stored.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, stored: &[Bytes]) -> F32x8 {
+        let stored = &stored[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 8 numbers.
+        unsafe {
+            let upper = _mm256_cvtepu16_epi32(_mm_loadu_si128(stored.as_ptr().cast()));
+            F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(upper)))
+        }
     }
 
     #[inline(always)]
@@ -123,6 +151,37 @@ impl Vector for F32x8 {
         let out = &mut out[..LANES];
         // SAFETY: `self` proves the instructions; the slice has 8 places.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, out: &mut [Bytes]) {
+        let out = &mut out[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 8 places.
+        unsafe {
+            let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [Bytes]) {
+        let out = &mut out[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 8 places.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, up));
+            let quiet = _mm256_or_ps(self.0, _mm256_castsi256_ps(_mm256_set1_epi32(0x0040_0000)));
+            let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0);
+            let number = _mm256_castps_si256(_mm256_blendv_ps(rounded, quiet, is_nan));
+            let upper = _mm256_srli_epi32::<16>(number);
+            let (low, high) = (
+                _mm256_castsi256_si128(upper),
+                _mm256_extracti128_si256::<1>(upper),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
+        }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 use super::{Isa, Kernel, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector, array};
+use crate::kernels::float16::Bytes;
 
 const LANES: usize = 16;
 
@@ -58,6 +59,33 @@ impl Isa for Avx512 {
         let values = &values[..LANES];
         // SAFETY: `self` proves the instructions; the slice has 16 numbers.
         F32x16(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> F32x16 {
+        let bytes = &bytes[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 16 bytes.
+        unsafe {
+            let integers = _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
+            F32x16(_mm512_cvtepi32_ps(integers))
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, stored: &[Bytes]) -> F32x16 {
+        let stored = &stored[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 16 numbers.
+        F32x16(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(stored.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, stored: &[Bytes]) -> F32x16 {
+        let stored = &stored[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 16 numbers.
+        unsafe {
+            let upper = _mm512_cvtepu16_epi32(_mm256_loadu_si256(stored.as_ptr().cast()));
+            F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(upper)))
+        }
     }
 
     #[inline(always)]
@@ -133,6 +161,32 @@ impl Vector for F32x16 {
         let out = &mut out[..LANES];
         // SAFETY: `self` proves the instructions; the slice has 16 places.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, out: &mut [Bytes]) {
+        let out = &mut out[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 16 places.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [Bytes]) {
+        let out = &mut out[..LANES];
+        // SAFETY: `self` proves the instructions; the slice has 16 places.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let number = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, up), is_nan, quiet);
+            let upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(number));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), upper);
+        }
     }
 
     #[inline(always)]

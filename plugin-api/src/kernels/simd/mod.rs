@@ -32,6 +32,8 @@ mod tests;
 use std::mem::MaybeUninit;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
+use super::float16;
+
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -68,6 +70,24 @@ pub trait Isa: Copy {
     /// If there are fewer.
     fn load(self, values: &[f32]) -> Self::F32;
 
+    /// The first [`LANES`](Self::LANES) signed bytes of a slice.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn load_i8(self, bytes: &[u8]) -> Self::F32;
+
+    /// The first [`LANES`](Self::LANES) half-precision numbers of a slice.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn load_f16(self, stored: &[float16::Bytes]) -> Self::F32;
+
+    /// The first [`LANES`](Self::LANES) bfloat16 numbers of a slice.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn load_bf16(self, stored: &[float16::Bytes]) -> Self::F32;
+
     /// Columns of up to [`LANES`](Self::LANES) rows: lane `k` of vector `i` is `rows[k][i]`.
     /// Missing rows are zeros. `S` is a multiple of 16.
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [Self::F32; S];
@@ -89,7 +109,20 @@ pub trait Vector:
     /// If there are too few.
     fn store(self, out: &mut [f32]);
 
-    /// Writes integers of magnitude below 2^31, each as its lowest eight bits.
+    /// Writes half-precision numbers, rounded as [`float16::f32_to_f16`] does.
+    ///
+    /// # Panics
+    /// If the slice has fewer places than the vector lanes.
+    fn store_f16(self, out: &mut [float16::Bytes]);
+
+    /// Writes bfloat16 numbers, rounded as [`float16::f32_to_bf16`] does.
+    ///
+    /// # Panics
+    /// If the slice has fewer places than the vector lanes.
+    fn store_bf16(self, out: &mut [float16::Bytes]);
+
+    /// Writes the integer parts of numbers of magnitude below 2^31, each as its lowest eight bits,
+    /// and 0 for NaN.
     ///
     /// # Panics
     /// If the slice has fewer places than the vector lanes.

@@ -5,6 +5,7 @@
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 use super::{Isa, Mask, Vector, array};
+use crate::kernels::float16::Bytes;
 
 /// An instruction set whose vectors are two of another one's.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +30,24 @@ impl<I: Isa> Isa for Pair<I> {
     }
 
     #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> Self::F32 {
+        let (a, b) = bytes.split_at(I::LANES);
+        Two(self.0.load_i8(a), self.0.load_i8(b))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, stored: &[Bytes]) -> Self::F32 {
+        let (a, b) = stored.split_at(I::LANES);
+        Two(self.0.load_f16(a), self.0.load_f16(b))
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, stored: &[Bytes]) -> Self::F32 {
+        let (a, b) = stored.split_at(I::LANES);
+        Two(self.0.load_bf16(a), self.0.load_bf16(b))
+    }
+
+    #[inline(always)]
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [Self::F32; S] {
         let (a, b) = rows.split_at(rows.len().min(I::LANES));
         let (a, b) = (self.0.transpose(a), self.0.transpose(b));
@@ -46,6 +65,20 @@ impl<V: Vector> Vector for Two<V> {
         let (a, b) = out.split_at_mut(V::LANES);
         self.0.store(a);
         self.1.store(b);
+    }
+
+    #[inline(always)]
+    fn store_f16(self, out: &mut [Bytes]) {
+        let (a, b) = out.split_at_mut(V::LANES);
+        self.0.store_f16(a);
+        self.1.store_f16(b);
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [Bytes]) {
+        let (a, b) = out.split_at_mut(V::LANES);
+        self.0.store_bf16(a);
+        self.1.store_bf16(b);
     }
 
     #[inline(always)]

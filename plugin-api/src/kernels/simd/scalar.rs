@@ -3,6 +3,7 @@
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 use super::{Isa, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector};
+use crate::kernels::float16::{self, Bytes};
 
 /// What every machine has.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,21 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> F32x1 {
+        F32x1(f32::from(bytes[0] as i8))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, stored: &[Bytes]) -> F32x1 {
+        F32x1(float16::f16_to_f32(stored[0]))
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, stored: &[Bytes]) -> F32x1 {
+        F32x1(float16::bf16_to_f32(stored[0]))
+    }
+
+    #[inline(always)]
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [F32x1; S] {
         let mut columns = [F32x1(0.0); S];
         if let Some(row) = rows.first() {
@@ -49,6 +65,16 @@ impl Vector for F32x1 {
     #[inline(always)]
     fn store(self, out: &mut [f32]) {
         out[0] = self.0;
+    }
+
+    #[inline(always)]
+    fn store_f16(self, out: &mut [Bytes]) {
+        out[0] = float16::f32_to_f16(self.0);
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [Bytes]) {
+        out[0] = float16::f32_to_bf16(self.0);
     }
 
     #[inline(always)]

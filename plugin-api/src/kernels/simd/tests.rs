@@ -131,7 +131,18 @@ impl Kernel for Moves<'_> {
             vector.min_lane(),
             lanes.iter().copied().fold(f32::MAX, f32::min)
         );
-        let mut bytes = [0; 32];
+        let mut bytes = [0xaa; 32];
+        vector.store_bytes(&mut bytes);
+        for (byte, value) in bytes.iter().zip(lanes) {
+            assert_eq!(*byte, value.trunc() as i32 as u8, "{value}");
+        }
+        let mut signed = [f32::NAN; 32];
+        isa.load_i8(&bytes).store(&mut signed);
+        for (signed, byte) in signed[..I::LANES].iter().zip(bytes) {
+            assert_eq!(*signed, f32::from(byte as i8));
+        }
+        isa.splat(f32::NAN).store_bytes(&mut bytes);
+        assert!(bytes[..I::LANES].iter().all(|byte| *byte == 0));
         vector.round().store_bytes(&mut bytes);
         for (byte, value) in bytes.iter().zip(lanes) {
             assert_eq!(*byte, value.round_ties_even() as i32 as u8, "{value}");

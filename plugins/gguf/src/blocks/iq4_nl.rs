@@ -45,11 +45,11 @@ impl Codec for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
         let blocks = bytes.as_chunks::<BYTES>().0;
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
             let [d0, d1, codes @ ..] = block;
-            unpack(codes, get_f16([*d0, *d1]), out);
+            unpack(isa, codes, get_f16([*d0, *d1]), out);
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     fn on_the_grid(scale: f32) -> Block {
         let codes = std::array::from_fn(|i| (i % 16) as u8 * 0x11);
         let mut x = [0.0; WEIGHTS];
-        unpack(&codes, scale, &mut x);
+        unpack(Scalar, &codes, scale, &mut x);
         x
     }
 

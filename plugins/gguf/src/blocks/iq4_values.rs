@@ -3,8 +3,10 @@
 
 use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
+use super::lanes::map_array;
 use super::scale_search::NEGLIGIBLE;
-use super::small_blocks::pack_nibbles;
+use super::small_blocks::{pack_nibbles, unpack_nibbles};
+use super::weights::scaled;
 
 /// Weights that are searched together.
 pub(super) const WEIGHTS: usize = 32;
@@ -126,12 +128,11 @@ pub(super) fn pack<I: Isa>(isa: I, x: &Block, inverse: f32, out: &mut [u8; WEIGH
 
 /// The weights behind [`pack`].
 #[inline(always)]
-pub(super) fn unpack(codes: &[u8; WEIGHTS / 2], scale: f32, out: &mut Block) {
-    let (low, high) = out.split_at_mut(WEIGHTS / 2);
-    for ((low, high), code) in low.iter_mut().zip(high).zip(codes) {
-        *low = scale * f32::from(VALUES[usize::from(code & 0x0f)]);
-        *high = scale * f32::from(VALUES[usize::from(code >> 4)]);
-    }
+pub(super) fn unpack<I: Isa>(isa: I, codes: &[u8; WEIGHTS / 2], scale: f32, out: &mut Block) {
+    let values = map_array(&unpack_nibbles(codes), |code| {
+        VALUES[usize::from(code)] as u8
+    });
+    scaled(isa, &values, scale, out);
 }
 
 #[cfg(test)]

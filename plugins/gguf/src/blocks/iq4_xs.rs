@@ -51,8 +51,8 @@ impl Codec for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -117,7 +117,7 @@ fn first_largest(scales: &[f32; PARTS]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
         let [d0, d1, h0, h1, rest @ ..] = block;
@@ -129,7 +129,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
             let low = low_bits[index / 2] >> (4 * (index % 2)) & 0x0f;
             let high = (high_bits >> (2 * index) & 3) as u8;
             let scale = common * f32::from((low | high << 4) as i8 - 32);
-            unpack(codes, scale, out);
+            unpack(isa, codes, scale, out);
         }
     }
 }
@@ -155,7 +155,12 @@ mod tests {
     #[test]
     fn the_largest_sub_block_gets_minus_32_and_the_others_their_share() {
         let mut grid = [0.0; 32];
-        unpack(&std::array::from_fn(|i| i as u8 * 0x11), 1.0, &mut grid);
+        unpack(
+            Scalar,
+            &std::array::from_fn(|i| i as u8 * 0x11),
+            1.0,
+            &mut grid,
+        );
         let mut x = [0.0; WEIGHTS];
         for (part, scale) in [(0, 1.0), (1, 0.5), (7, -0.25)] {
             for (i, x) in x[32 * part..32 * (part + 1)].iter_mut().enumerate() {

@@ -21,6 +21,7 @@ mod k_symmetric;
 mod lanes;
 mod mxfp4;
 mod other_types;
+mod plain;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -35,6 +36,7 @@ mod super_block;
 mod tq1_0;
 mod tq2_0;
 mod validate;
+mod weights;
 
 use std::fmt;
 

@@ -8,10 +8,11 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 
 use super::TypeLayout;
 use super::codec::Codec;
+use super::lanes::map_array;
+use super::small_blocks::{WEIGHTS, unpack_nibbles};
 use super::validate::Check;
+use super::weights::scaled;
 
-/// Weights in a block.
-pub(super) const WEIGHTS: usize = 32;
 /// Bytes in a block: exponent, then 16 bytes of codes.
 pub(super) const BYTES: usize = 17;
 
@@ -36,8 +37,8 @@ impl Codec for Mxfp4 {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -99,21 +100,22 @@ fn nearest(x: f32, scale: f32) -> u8 {
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
         let [exponent, codes @ ..] = block;
         let scale = half_scale(*exponent);
-        let (low, high) = out.split_at_mut(WEIGHTS / 2);
-        for ((low, high), code) in low.iter_mut().zip(high).zip(codes) {
-            *low = f32::from(VALUES[usize::from(code & 0x0f)]) * scale;
-            *high = f32::from(VALUES[usize::from(code >> 4)]) * scale;
-        }
+        let values = map_array(&unpack_nibbles(codes), |code| {
+            VALUES[usize::from(code)] as u8
+        });
+        scaled(isa, &values, scale, out);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     fn block(values: &[f32]) -> [f32; WEIGHTS] {
@@ -132,7 +134,7 @@ mod tests {
         let mut back = [1.0; WEIGHTS];
         for power in [1.0, 1024.0, 2.0_f32.powi(-100)] {
             let x = x.map(|x| x * power);
-            decode(&encoded(&x), &mut back);
+            decode(Scalar, &encoded(&x), &mut back);
             assert_eq!(back, x);
         }
         let out = encoded(&x);

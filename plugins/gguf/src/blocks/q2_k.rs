@@ -14,6 +14,7 @@ use super::super_block::{
     SUMMED, WEIGHTS, affine_codes, expand, importance_weights, pack_two_bits, square_sums,
 };
 use super::validate::Check;
+use super::weights::scaled_halves_from;
 
 /// Bytes in a super-block: 16 of scales, 64 of codes, d, dmin.
 pub(super) const BYTES: usize = 84;
@@ -71,8 +72,8 @@ impl Codec for Q2K {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -209,26 +210,28 @@ fn finish<I: Isa>(
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        decode_block(block, out);
+        decode_block(isa, block, out);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+fn decode_block<I: Isa>(isa: I, block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let (scales, rest) = block.split_at(16);
     let (codes, scale) = rest.split_at(64);
     let d = get_f16([scale[0], scale[1]]);
     let dmin = get_f16([scale[2], scale[3]]);
-    for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * f32::from(scales[n] & 0x0f);
-        let min = dmin * f32::from(scales[n] >> 4);
-        let (half, shift, odd) = (n / 8, n % 8 / 2 * 2, n % 2);
-        let codes = &codes[32 * half + 16 * odd..][..16];
-        for (out, code) in out.iter_mut().zip(codes) {
-            *out = step * f32::from(code >> shift & 3) - min;
+    let scales = scales.as_chunks::<8>().0.iter();
+    let halves = scales.zip(codes.as_chunks::<32>().0);
+    for ((scales, codes), out) in halves.zip(out.as_chunks_mut::<128>().0) {
+        let scales = scales.as_chunks::<2>().0.iter();
+        for (n, (scales, out)) in scales.zip(out.as_chunks_mut::<32>().0).enumerate() {
+            let codes = map_array(codes, |code| code >> (2 * n) & 3);
+            let steps = map_array(scales, |s| d * f32::from(s & 0x0f));
+            let lows = map_array(scales, |s| -(dmin * f32::from(s >> 4)));
+            scaled_halves_from(isa, &codes, steps, lows, out);
         }
     }
 }
@@ -246,7 +249,7 @@ mod tests {
         (block[0], block[2], block[4]) = (0x12, 0x01, 0x20);
         block[16] = 0b11_10_01_00;
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        decode(Scalar, &block, &mut out);
         assert_eq!((out[0], out[32], out[64], out[128]), (-1.0, 1.0, -2.0, 0.0));
     }
 
@@ -256,7 +259,7 @@ mod tests {
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 5 * BYTES], [0.0; 5 * WEIGHTS]);
             Q2K::encode(Scalar, &row, importance.as_deref(), &mut out);
-            decode(&out, &mut back);
+            decode(Scalar, &out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.01));
         }
     }

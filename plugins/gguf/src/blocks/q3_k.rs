@@ -9,12 +9,14 @@ use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::{Scales, first};
+use super::lanes::map_array;
 use super::scale_search::{all_codes_at_rates, codes_by_descent, fit_by_descent, fit_symmetric};
 use super::super_block::{
     CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, by_16, chunks, expand, importance_weights,
     pack_two_bits, parts, square_sums,
 };
 use super::validate::Check;
+use super::weights::scaled_halves;
 
 /// Bytes in a super-block: 32 of top bits, 64 of low bits, 12 of scales, d.
 pub(super) const BYTES: usize = 110;
@@ -48,8 +50,8 @@ impl Codec for Q3K {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -200,38 +202,38 @@ fn unpack_scales(packed: &[u8; 12]) -> [u8; 16] {
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        decode_block(block, out);
+        decode_block(isa, block, out);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+fn decode_block<I: Isa>(isa: I, block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let (top, rest) = block.split_at(32);
     let (low, rest) = rest.split_at(64);
     let (scales, d) = rest.split_at(12);
-    let Some(scales) = scales.first_chunk() else {
+    let (Some(top), Some(scales)) = (top.first_chunk::<32>(), scales.first_chunk()) else {
         return;
     };
-    let scales = unpack_scales(scales);
     let d = get_f16([d[0], d[1]]);
-    for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * (f32::from(scales[n]) - SCALE_HALF);
-        let (half, shift, odd) = (n / 8, n % 8 / 2 * 2, n % 2);
-        let low = &low[32 * half + 16 * odd..][..16];
-        let top = &top[16 * odd..][..16];
-        for ((out, low), top) in out.iter_mut().zip(low).zip(top) {
-            let code = (low >> shift & 3) | (top >> (n / 2) & 1) << 2;
-            *out = step * f32::from(code as i8 - HALF as i8);
+    let steps = map_array(&unpack_scales(scales), |s| d * (f32::from(s) - SCALE_HALF));
+    let steps = steps.as_chunks::<2>().0.iter();
+    for (n, (steps, out)) in steps.zip(out.as_chunks_mut::<32>().0).enumerate() {
+        let low = &low.as_chunks::<32>().0[n / 4];
+        let mut codes = map_array(low, |low| low >> (2 * (n % 4)) & 3);
+        for (code, top) in codes.iter_mut().zip(top) {
+            let third = if top & (1 << n) == 0 { 0 } else { 4 };
+            *code = (*code | third).wrapping_sub(HALF as u8);
         }
+        scaled_halves(isa, &codes, *steps, out);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use llm_quantize_plugin_api::kernels::simd::Level;
+    use llm_quantize_plugin_api::kernels::simd::{Level, Scalar};
 
     use super::*;
     use crate::blocks::codec::encode;
@@ -251,7 +253,7 @@ mod tests {
         block[96..108].copy_from_slice(&pack_scales(&scales));
         (block[0], block[32]) = (0b01, 0b10_01);
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        decode(Scalar, &block, &mut out);
         assert_eq!((out[0], out[1], out[32], out[64]), (1.0, -4.0, -4.0, 0.0));
     }
 
@@ -261,7 +263,7 @@ mod tests {
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 5 * BYTES], [0.0; 5 * WEIGHTS]);
             encode::<Q3K>(Level::detect(), &row, importance.as_deref(), &mut out);
-            decode(&out, &mut back);
+            decode(Scalar, &out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.01));
         }
     }

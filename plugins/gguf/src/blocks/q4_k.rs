@@ -8,9 +8,11 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::k_affine::{Affine, Quantized, Steps};
+use super::lanes::map_array;
 use super::scale_search::TrialGrid;
 use super::super_block::WEIGHTS;
 use super::validate::Check;
+use super::weights::scaled_from;
 
 /// Bytes in a super-block: d, dmin, 12 of scales, 128 of codes.
 pub(super) const BYTES: usize = 144;
@@ -45,8 +47,8 @@ impl Codec for Q4K {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -67,15 +69,15 @@ fn pack(block: &Quantized, out: &mut [u8; BYTES]) {
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        decode_block(block, out);
+        decode_block(isa, block, out);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+fn decode_block<I: Isa>(isa: I, block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let [d0, d1, m0, m1, rest @ ..] = block;
     let (scales, codes) = rest.split_at(12);
     let Some(scales) = scales.first_chunk() else {
@@ -83,12 +85,9 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     };
     let steps = Steps::new([*d0, *d1], [*m0, *m1], scales);
     for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (step, min) = (steps.step[j], steps.min[j]);
-        let codes = &codes[32 * (j / 2)..][..32];
-        let shift = 4 * (j % 2);
-        for (out, code) in out.iter_mut().zip(codes) {
-            *out = step * f32::from(code >> shift & 0x0f) - min;
-        }
+        let codes = &codes.as_chunks::<32>().0[j / 2];
+        let codes = map_array(codes, |code| code >> (4 * (j % 2)) & 0x0f);
+        scaled_from(isa, &codes, (steps.step[j], -steps.min[j]), out);
     }
 }
 
@@ -105,7 +104,7 @@ mod tests {
         (block[4], block[8], block[5]) = (2, 3, 1);
         block[16] = 0x5a;
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        decode(Scalar, &block, &mut out);
         assert_eq!((out[0], out[1], out[32], out[64]), (17.0, -3.0, 5.0, 0.0));
     }
 
@@ -117,7 +116,7 @@ mod tests {
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
             Q4K::encode(Scalar, &row, importance.as_deref(), &mut out);
-            decode(&out, &mut back);
+            decode(Scalar, &out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.02));
         }
     }

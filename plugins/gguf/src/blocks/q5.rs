@@ -7,12 +7,15 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
+use super::float::f16_bytes;
+use super::lanes::map_array;
+use super::plain;
 use super::small_blocks::{
     Codes, WEIGHTS, encode_affine, encode_symmetric, pack_fifth_bits, pack_nibbles,
-    quantize_affine, quantize_symmetric, unpack_five_bits,
+    unpack_five_bits,
 };
 use super::validate::Check;
+use super::weights::{scaled, scaled_from, widened};
 
 /// Bytes in a Q5_0 block: scale, fifth bits, then two low halves a byte.
 pub(super) const Q5_0_BYTES: usize = 22;
@@ -43,8 +46,8 @@ impl Codec for Q5_0 {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode_q5_0(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_0(isa, bytes, out);
     }
 }
 
@@ -67,8 +70,8 @@ impl Codec for Q5_1 {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode_q5_1(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_1(isa, bytes, out);
     }
 }
 
@@ -76,34 +79,38 @@ impl Codec for Q5_1 {
 pub(super) fn encode_q5_0<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<Q5_0_BYTES>().0;
     let Some(importance) = importance else {
-        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
-            let (scale, codes) = quantize_symmetric(x, HALF);
-            pack_q5_0(scale, &codes, out);
+        for (x, out) in plain::groups::<I>(row).zip(out.chunks_mut(I::LANES)) {
+            let fits = plain::fit_symmetric(isa, x, HALF);
+            for (k, (x, out)) in x.iter().zip(out).enumerate() {
+                pack_q5_0(fits.scale[k], &fits.codes(isa, k, x), out);
+            }
         }
         return;
     };
     encode_symmetric(isa, row, importance, HALF, |at, scale, codes| {
-        pack_q5_0(scale, codes, &mut out[at]);
+        pack_q5_0(f16_bytes(scale), codes, &mut out[at]);
     });
 }
 
 #[inline(always)]
-fn pack_q5_0(scale: f32, codes: &Codes, out: &mut [u8; Q5_0_BYTES]) {
+fn pack_q5_0(scale: [u8; 2], codes: &Codes, out: &mut [u8; Q5_0_BYTES]) {
     let [d0, d1, h0, h1, h2, h3, packed @ ..] = out;
-    [*d0, *d1] = f16_bytes(scale);
+    [*d0, *d1] = scale;
     [*h0, *h1, *h2, *h3] = pack_fifth_bits(codes);
     *packed = pack_nibbles(codes);
 }
 
 #[inline(always)]
-pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
-    let blocks = bytes.as_chunks::<Q5_0_BYTES>().0;
-    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        let [d0, d1, h0, h1, h2, h3, packed @ ..] = block;
-        let scale = get_f16([*d0, *d1]);
-        let codes = unpack_five_bits(packed, [*h0, *h1, *h2, *h3]);
-        for (out, code) in out.iter_mut().zip(codes) {
-            *out = f32::from(code as i8 - HALF as i8) * scale;
+pub(super) fn decode_q5_0<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q5_0_BYTES>().0.chunks(I::LANES);
+    for (blocks, out) in blocks.zip(plain::groups_mut::<I>(out)) {
+        let scales = widened(isa, blocks, 0);
+        for ((block, out), scale) in blocks.iter().zip(out).zip(scales) {
+            let [_, _, h0, h1, h2, h3, packed @ ..] = block;
+            let codes = map_array(&unpack_five_bits(packed, [*h0, *h1, *h2, *h3]), |code| {
+                code.wrapping_sub(HALF)
+            });
+            scaled(isa, &codes, scale, out);
         }
     }
 }
@@ -112,35 +119,41 @@ pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
 pub(super) fn encode_q5_1<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<Q5_1_BYTES>().0;
     let Some(importance) = importance else {
-        for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
-            let (scale, low, codes) = quantize_affine(x, MAX_CODE);
-            pack_q5_1(scale, low, &codes, out);
+        for (x, out) in plain::groups::<I>(row).zip(out.chunks_mut(I::LANES)) {
+            let fits = plain::fit_affine(isa, x, MAX_CODE);
+            for (k, (x, out)) in x.iter().zip(out).enumerate() {
+                pack_q5_1(fits.scale[k], fits.low[k], &fits.codes(isa, k, x), out);
+            }
         }
         return;
     };
     encode_affine(isa, row, importance, MAX_CODE, |at, scale, low, codes| {
-        pack_q5_1(scale, low, codes, &mut out[at]);
+        pack_q5_1(f16_bytes(scale), f16_bytes(low), codes, &mut out[at]);
     });
 }
 
 #[inline(always)]
-fn pack_q5_1(scale: f32, low: f32, codes: &Codes, out: &mut [u8; Q5_1_BYTES]) {
+fn pack_q5_1(scale: [u8; 2], low: [u8; 2], codes: &Codes, out: &mut [u8; Q5_1_BYTES]) {
     let [d0, d1, m0, m1, h0, h1, h2, h3, packed @ ..] = out;
-    [*d0, *d1] = f16_bytes(scale);
-    [*m0, *m1] = f16_bytes(low);
+    [*d0, *d1] = scale;
+    [*m0, *m1] = low;
     [*h0, *h1, *h2, *h3] = pack_fifth_bits(codes);
     *packed = pack_nibbles(codes);
 }
 
 #[inline(always)]
-pub(super) fn decode_q5_1(bytes: &[u8], out: &mut [f32]) {
-    let blocks = bytes.as_chunks::<Q5_1_BYTES>().0;
-    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        let [d0, d1, m0, m1, h0, h1, h2, h3, packed @ ..] = block;
-        let (scale, low) = (get_f16([*d0, *d1]), get_f16([*m0, *m1]));
-        let codes = unpack_five_bits(packed, [*h0, *h1, *h2, *h3]);
-        for (out, code) in out.iter_mut().zip(codes) {
-            *out = f32::from(code) * scale + low;
+pub(super) fn decode_q5_1<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<Q5_1_BYTES>().0.chunks(I::LANES);
+    for (blocks, out) in blocks.zip(plain::groups_mut::<I>(out)) {
+        let (scales, lows) = (widened(isa, blocks, 0), widened(isa, blocks, 2));
+        for ((block, out), fit) in blocks.iter().zip(out).zip(scales.into_iter().zip(lows)) {
+            let [_, _, _, _, h0, h1, h2, h3, packed @ ..] = block;
+            scaled_from(
+                isa,
+                &unpack_five_bits(packed, [*h0, *h1, *h2, *h3]),
+                fit,
+                out,
+            );
         }
     }
 }
@@ -158,7 +171,7 @@ mod tests {
         encode_q5_0(Scalar, &x, None, &mut out);
         assert_eq!(out[..7], [0x00, 0x3c, 0, 0, 0xff, 0xff, 0x00]);
         let mut back = [0.0; WEIGHTS];
-        decode_q5_0(&out, &mut back);
+        decode_q5_0(Scalar, &out, &mut back);
         assert_eq!(back, x);
     }
 
@@ -169,7 +182,7 @@ mod tests {
             let mut out = [0; Q5_1_BYTES];
             encode_q5_1(Scalar, &x, importance.as_ref().map(|i| &i[..]), &mut out);
             let mut back = [0.0; WEIGHTS];
-            decode_q5_1(&out, &mut back);
+            decode_q5_1(Scalar, &out, &mut back);
             assert!(x.iter().zip(back).all(|(a, b)| (a - b).abs() <= 2e-3));
         }
     }

@@ -9,9 +9,11 @@ use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::Scales;
+use super::lanes::map_array;
 use super::scale_search::{NEGLIGIBLE, all_codes_at_rates, fit_symmetric};
 use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, by_16, chunks, parts};
 use super::validate::Check;
+use super::weights::scaled_halves;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
 pub(super) const BYTES: usize = 210;
@@ -42,8 +44,8 @@ impl Codec for Q6K {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -111,36 +113,36 @@ fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; 
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        decode_block(block, out);
+        decode_block(isa, block, out);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
+fn decode_block<I: Isa>(isa: I, block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let (low, rest) = block.split_at(128);
     let (top, rest) = rest.split_at(64);
     let (scales, d) = rest.split_at(16);
     let d = get_f16([d[0], d[1]]);
-    for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * f32::from(scales[n] as i8);
-        // Sub-block n is number n % 8 of its half, 16 of a quarter's 32 weights.
-        let (half, quarter, odd) = (n / 8, n % 8 / 2, n % 2);
-        let low = &low[64 * half + 32 * (quarter % 2) + 16 * odd..][..16];
-        let top = &top[32 * half + 16 * odd..][..16];
+    let (low, top) = (low.as_chunks::<32>().0, top.as_chunks::<32>().0);
+    let scales = scales.as_chunks::<2>().0.iter();
+    for (n, (scales, out)) in scales.zip(out.as_chunks_mut::<32>().0).enumerate() {
+        let (half, quarter) = (n / 4, n % 4);
         let (low_shift, top_shift) = (4 * (quarter / 2), 2 * quarter);
-        for ((out, low), top) in out.iter_mut().zip(low).zip(top) {
-            let code = (low >> low_shift & 0x0f) | (top >> top_shift & 3) << 4;
-            *out = step * f32::from(code as i8 - HALF as i8);
+        let mut codes = map_array(&low[2 * half + quarter % 2], |low| low >> low_shift & 0x0f);
+        for (code, top) in codes.iter_mut().zip(&top[half]) {
+            *code = (*code | (top >> top_shift & 3) << 4).wrapping_sub(HALF as u8);
         }
+        let steps = map_array(scales, |scale| d * f32::from(scale as i8));
+        scaled_halves(isa, &codes, steps, out);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use llm_quantize_plugin_api::kernels::simd::Level;
+    use llm_quantize_plugin_api::kernels::simd::{Level, Scalar};
 
     use super::*;
     use crate::blocks::codec::encode;
@@ -152,7 +154,7 @@ mod tests {
         (block[192], block[194], block[196], block[198]) = (1, 2, 3, -1_i8 as u8);
         (block[0], block[32], block[128]) = (0x21, 0x43, 0b11_10_01_00);
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        decode(Scalar, &block, &mut out);
         let seen = (out[0], out[32], out[64], out[96], out[128]);
         assert_eq!(seen, (-31.0, -26.0, 6.0, -20.0, 0.0));
     }
@@ -165,7 +167,7 @@ mod tests {
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
             encode::<Q6K>(Level::detect(), &row, importance.as_deref(), &mut out);
-            decode(&out, &mut back);
+            decode(Scalar, &out, &mut back);
             // Sub-blocks of 16 see a quarter of the values each and choose
             // steps of their own, which eight bits hold only roughly.
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() <= 0.5));

@@ -6,12 +6,11 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
-use super::lanes::{abs_max, round_half_away};
+use super::plain;
+use super::small_blocks::WEIGHTS;
 use super::validate::Check;
+use super::weights::{scaled, widened};
 
-/// Weights in a block.
-pub(super) const WEIGHTS: usize = 32;
 /// Bytes in a block: scale, then codes in order.
 pub(super) const BYTES: usize = 34;
 
@@ -29,54 +28,45 @@ impl Codec for Q8_0 {
     const CHECK: Check = Check::Scales(&[0]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        encode(isa, row, out);
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<WEIGHTS>().0;
-    for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-        encode_block(x, out);
+pub(super) fn encode<I: Isa>(isa: I, row: &[f32], out: &mut [u8]) {
+    let out = out.as_chunks_mut::<BYTES>().0;
+    for (x, out) in plain::groups::<I>(row).zip(out.chunks_mut(I::LANES)) {
+        let fits = plain::fit_bytes(isa, x);
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            let [d0, d1, codes @ ..] = out;
+            [*d0, *d1] = fits.scale[k];
+            *codes = fits.codes(isa, k, x);
+        }
     }
 }
 
 #[inline(always)]
-fn encode_block(x: &[f32; WEIGHTS], out: &mut [u8; BYTES]) {
-    let scale = abs_max(x) / 127.0;
-    let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    let [d0, d1, codes @ ..] = out;
-    [*d0, *d1] = f16_bytes(scale);
-    if inverse.is_infinite() {
-        // A scale so small that its inverse overflows is stored as zero.
-        codes.fill(0);
-        return;
-    }
-    for (code, &value) in codes.iter_mut().zip(x) {
-        *code = round_half_away(value * inverse) as i8 as u8;
-    }
-}
-
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    let blocks = bytes.as_chunks::<BYTES>().0;
-    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
-        let [d0, d1, codes @ ..] = block;
-        let scale = get_f16([*d0, *d1]);
-        for (value, &code) in out.iter_mut().zip(codes) {
-            *value = f32::from(code as i8) * scale;
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0.chunks(I::LANES);
+    for (blocks, out) in blocks.zip(plain::groups_mut::<I>(out)) {
+        let scales = widened(isa, blocks, 0);
+        for ((block, out), scale) in blocks.iter().zip(out).zip(scales) {
+            let [_, _, codes @ ..] = block;
+            scaled(isa, codes, scale, out);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     fn ramp() -> [f32; WEIGHTS] {
@@ -88,7 +78,7 @@ mod tests {
         let mut x = [0.0; WEIGHTS];
         (x[0], x[1], x[2], x[3]) = (127.0, -2.5, 2.5, 2.49);
         let mut out = [0xaa; BYTES];
-        encode(&x, None, &mut out);
+        encode(Scalar, &x, &mut out);
         assert_eq!(out[..6], [0x00, 0x3c, 127, -3_i8 as u8, 3, 2]);
     }
 
@@ -96,8 +86,8 @@ mod tests {
     fn decoding_is_within_half_a_step() {
         let x = ramp();
         let (mut out, mut back) = ([0; BYTES], [0.0; WEIGHTS]);
-        encode(&x, None, &mut out);
-        decode(&out, &mut back);
+        encode(Scalar, &x, &mut out);
+        decode(Scalar, &out, &mut back);
         let step = 19.0 / 127.0;
         for (a, b) in x.iter().zip(back) {
             assert!((a - b).abs() <= step * 0.5 + 0.01, "{a} became {b}");
@@ -108,7 +98,7 @@ mod tests {
     fn zero_and_vanishing_blocks_are_all_zero() {
         for x in [[0.0; WEIGHTS], [1e-42; WEIGHTS]] {
             let mut out = [0xaa; BYTES];
-            encode(&x, None, &mut out);
+            encode(Scalar, &x, &mut out);
             assert_eq!(out, [0; BYTES]);
         }
     }

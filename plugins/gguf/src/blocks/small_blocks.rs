@@ -2,7 +2,6 @@
 
 use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
-use super::lanes::{map_array, min_max, truncate};
 use super::scale_search::{AffineFits, TrialGrid, codes_at_rate, fit_affine, fit_symmetric};
 use super::super_block::{importance_weights, square_sum};
 
@@ -17,58 +16,6 @@ pub(super) type Codes = [u8; WEIGHTS];
 #[inline(always)]
 pub(super) fn mean_square(row: &[f32]) -> f32 {
     square_sum(row) / row.len() as f32
-}
-
-/// Scale and codes of a symmetric block without importances: the weight of
-/// largest magnitude becomes code 0, which stands for −`half`.
-#[inline(always)]
-pub(super) fn quantize_symmetric(x: &[f32; WEIGHTS], half: u8) -> (f32, Codes) {
-    let half = f32::from(half);
-    let scale = peak(x) / -half;
-    let rate = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    (scale, truncated(x, rate, half + 0.5, 2.0 * half - 1.0))
-}
-
-/// Scale, minimum and codes of an affine block without importances: the range
-/// is cut into `max_code` steps.
-#[inline(always)]
-pub(super) fn quantize_affine(x: &[f32; WEIGHTS], max_code: u8) -> (f32, f32, Codes) {
-    let max_code = f32::from(max_code);
-    let (low, high) = min_max(x);
-    let scale = (high - low) / max_code;
-    let rate = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    let offsets = map_array(x, |x| x - low);
-    (scale, low, truncated(&offsets, rate, 0.5, max_code))
-}
-
-/// x × rate + shift, cut to an integer of at most `max_code`.
-#[inline(always)]
-fn truncated(x: &[f32; WEIGHTS], rate: f32, shift: f32, max_code: f32) -> Codes {
-    if rate.is_infinite() {
-        // ggml's conversion of an infinite float to a byte gives 0 on x86.
-        return [0; WEIGHTS];
-    }
-    let mut codes = [0; WEIGHTS];
-    for (code, x) in codes.iter_mut().zip(x) {
-        let value = x * rate + shift;
-        let value = if value > max_code { max_code } else { value };
-        *code = truncate(value) as u8;
-    }
-    codes
-}
-
-/// The first of the weights of largest magnitude, with its sign.
-#[inline(always)]
-fn peak(x: &[f32; WEIGHTS]) -> f32 {
-    let (low, high) = min_max(x);
-    if high > -low {
-        high
-    } else if high < -low {
-        low
-    } else {
-        let first = x.iter().find(|x| x.abs() == high);
-        first.map_or(0.0, |first| if high == 0.0 { 0.0 } else { *first })
-    }
 }
 
 /// Searches symmetric blocks with importances; `pack` gets each block's place,
@@ -139,11 +86,13 @@ pub(super) fn pack_nibbles(codes: &Codes) -> [u8; 16] {
 /// Fifth bits of codes: bit `j` of the word is code `j`'s.
 #[inline(always)]
 pub(super) fn pack_fifth_bits(codes: &Codes) -> [u8; 4] {
-    let mut bits = 0_u32;
-    for (j, code) in codes.iter().enumerate() {
-        bits |= u32::from(code >> 4 & 1) << j;
+    let mut out = [0; 4];
+    for (byte, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
+        // The product's top byte has one bit from each of the word's bytes.
+        let fifth = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
+        *byte = (fifth.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
-    bits.to_le_bytes()
+    out
 }
 
 /// The codes behind [`pack_nibbles`].
@@ -158,13 +107,27 @@ pub(super) fn unpack_nibbles(packed: &[u8; 16]) -> Codes {
     codes
 }
 
+/// Place of a code's bit in its byte.
+const BITS: Codes = {
+    let mut bits = [0; WEIGHTS];
+    let mut j = 0;
+    while j < WEIGHTS {
+        bits[j] = 1 << (j % 8);
+        j += 1;
+    }
+    bits
+};
+
 /// The codes behind [`pack_nibbles`] and [`pack_fifth_bits`].
 #[inline(always)]
 pub(super) fn unpack_five_bits(packed: &[u8; 16], fifth: [u8; 4]) -> Codes {
-    let bits = u32::from_le_bytes(fifth);
     let mut codes = unpack_nibbles(packed);
-    for (j, code) in codes.iter_mut().enumerate() {
-        *code |= ((bits >> j & 1) << 4) as u8;
+    let mut bits = [0; WEIGHTS];
+    for (bits, byte) in bits.as_chunks_mut().0.iter_mut().zip(fifth) {
+        *bits = [byte; 8];
+    }
+    for ((code, bits), bit) in codes.iter_mut().zip(bits).zip(BITS) {
+        *code |= if bits & bit == 0 { 0 } else { 16 };
     }
     codes
 }
@@ -174,34 +137,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equal_peaks_decides_the_sign() {
-        let mut x = [0.5; WEIGHTS];
-        assert_eq!(peak(&x), 0.5);
-        x[20] = -2.0;
-        assert_eq!(peak(&x), -2.0);
-        x[21] = 2.0;
-        assert_eq!(peak(&x), -2.0);
-        x[3] = 2.0;
-        assert_eq!(peak(&x), 2.0);
-        assert_eq!(peak(&[0.0; WEIGHTS]), 0.0);
-    }
-
-    #[test]
     fn five_bit_codes_come_back() {
         let codes: Codes = std::array::from_fn(|j| (j * 7 % 32) as u8);
         let (low, fifth) = (pack_nibbles(&codes), pack_fifth_bits(&codes));
         assert_eq!(unpack_five_bits(&low, fifth), codes);
         assert_eq!(unpack_nibbles(&low), codes.map(|c| c & 15));
-    }
-
-    #[test]
-    fn codes_span_the_range() {
-        let x = std::array::from_fn(|i| i as f32 - 16.0);
-        let (scale, codes) = quantize_symmetric(&x, 16);
-        assert_eq!(scale, 1.0);
-        assert!(codes.iter().enumerate().all(|(i, &c)| usize::from(c) == i));
-        let (scale, low, codes) = quantize_affine(&x, 31);
-        assert_eq!((scale, low), (1.0, -16.0));
-        assert!(codes.iter().enumerate().all(|(i, &c)| usize::from(c) == i));
     }
 }

@@ -9,7 +9,9 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
+use super::lanes::map_array;
 use super::validate::Check;
+use super::weights::scaled;
 
 /// Weights in a block.
 pub(super) const WEIGHTS: usize = 256;
@@ -42,8 +44,8 @@ impl Codec for Tq2_0 {
     }
 
     #[inline(always)]
-    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
+    fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+        decode(isa, bytes, out);
     }
 }
 
@@ -88,7 +90,7 @@ pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0;
     for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
         let [codes @ .., d0, d1] = block;
@@ -96,10 +98,8 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         let halves = out.as_chunks_mut::<128>().0.iter_mut();
         for (out, codes) in halves.zip(codes.as_chunks::<32>().0) {
             for (quarter, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-                for (value, byte) in out.iter_mut().zip(codes) {
-                    let code = byte >> (2 * quarter) & 3;
-                    *value = (f32::from(code) - 1.0) * scale;
-                }
+                let codes = map_array(codes, |byte| (byte >> (2 * quarter) & 3).wrapping_sub(1));
+                scaled(isa, &codes, scale, out);
             }
         }
     }
@@ -107,6 +107,8 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -121,7 +123,7 @@ mod tests {
         assert_eq!(out[1..32], [0b01_01_01_01; 31]);
         assert_eq!(out[64..], [0x00, 0x40]);
         let mut back = [1.0; WEIGHTS];
-        decode(&out, &mut back);
+        decode(Scalar, &out, &mut back);
         assert_eq!((back[0], back[64], back[96]), (-2.0, 2.0, 0.0));
         assert_eq!((back[128], back[255]), (2.0, -2.0));
     }
@@ -131,7 +133,7 @@ mod tests {
         let mut block = [0xff; BYTES];
         (block[64], block[65]) = (0x00, 0x3c);
         let mut out = [0.0; WEIGHTS];
-        decode(&block, &mut out);
+        decode(Scalar, &block, &mut out);
         assert_eq!(out, [2.0; WEIGHTS]);
     }
 

@@ -283,7 +283,7 @@ mod tests {
         };
         let mut output = vec![0; rows * cols / 32 * 34];
         encoding
-            .encode(CpuLevel::detect(), &input, 0, &mut output)
+            .encode(Level::detect(), &input, 0, &mut output)
             .unwrap();
         output
     }

@@ -49,10 +49,11 @@ pub enum Kind {
     MostlyZero,
     TwoValued,
     MixedScales,
+    SignedZeros,
 }
 
 impl Kind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Normal,
         Self::HeavyTailed,
         Self::Constant,
@@ -71,6 +72,7 @@ impl Kind {
         Self::MostlyZero,
         Self::TwoValued,
         Self::MixedScales,
+        Self::SignedZeros,
     ];
 
     pub fn row(self, cols: usize, random: &mut Random) -> Vec<f32> {
@@ -99,6 +101,8 @@ impl Kind {
             Self::MostlyZero if random.below(20) == 0 => random.normal(),
             Self::MostlyZero => 0.0,
             Self::TwoValued => [-0.75, 0.75][random.below(2)],
+            Self::SignedZeros if random.below(40) == 0 => random.unit(),
+            Self::SignedZeros => [0.0, -0.0][random.below(2)],
             Self::MixedScales => {
                 let exponent = 127 - 12 + (i / 16 * 7 % 17) as u32;
                 random.normal() * f32::from_bits(exponent << 23)

@@ -2,9 +2,9 @@
 //! sub-blocks of a super-block, when there are importance weights.
 
 use super::NEGLIGIBLE;
-use crate::blocks::lanes::{LANES, map_array, round_wrapping};
+use crate::blocks::lanes::{map_array, round_wrapping};
 
-const TRIALS: [i8; LANES] = [-4, -3, -2, -1, 1, 2, 3, 4];
+const TRIALS: [i8; 8] = [-4, -3, -2, -1, 1, 2, 3, 4];
 
 /// Passes over the numbers at most; ggml's limit.
 const PASSES: usize = 5;
@@ -83,16 +83,16 @@ fn best_rate<const N: usize>(x: &[f32; N], weight: &[f32; N], largest: f32, max_
         (0.1 * f32::from(trial) + max_code as f32) / largest
     });
     let scales = map_array(&rates, |rate| 1.0 / rate);
-    let mut errors = [0.0_f32; LANES];
+    let mut errors = [0.0_f32; TRIALS.len()];
     for (&x, &w) in x.iter().zip(weight) {
-        for t in 0..LANES {
+        for t in 0..TRIALS.len() {
             let code = round_wrapping(rates[t] * x).min(max_code) as f32;
             let diff = x - scales[t] * code;
             errors[t] += w * diff * diff;
         }
     }
     let (mut rate, mut error) = (plain, plain_error);
-    for t in 0..LANES {
+    for t in 0..TRIALS.len() {
         if errors[t] < error {
             (rate, error) = (rates[t], errors[t]);
         }

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Builds the numeric code for arm64 Linux and runs its tests in an emulator: the bytes must be those of every other CPU.
+#
+# Usage: run.sh [CACHE_DIR]    as for setup.sh, which it calls first
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${1:-${LLM_QUANTIZE_EMULATION:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-emulation}}
+"$here/setup.sh" "$cache"
+cache=$(cd "$cache" && pwd)
+# These would win over the configuration file's.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+cd "$here/../.."
+arm64() { cargo --config "$cache/root/cargo.toml" test "$@"; }
+arm64 -p llm-quantize-plugin-api --lib kernels
+arm64 -p llm-quantize-gguf --lib blocks
+arm64 -p llm-quantize-gguf --test blocks_golden --test blocks_properties

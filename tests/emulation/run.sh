@@ -7,10 +7,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${1:-${LLM_QUANTIZE_EMULATION:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-emulation}}
 "$here/setup.sh" "$cache"
 cache=$(cd "$cache" && pwd)
-# These would win over the configuration file's.
-unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+# Settings and libraries for this processor are of no use there.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS LLM_QUANTIZE_GGML_LIB
 cd "$here/../.."
 arm64() { cargo --config "$cache/root/cargo.toml" test "$@"; }
 arm64 -p llm-quantize-plugin-api --lib kernels
-arm64 -p llm-quantize-gguf --lib blocks
-arm64 -p llm-quantize-gguf --test blocks_golden --test blocks_properties
+arm64 -p llm-quantize-emulation --features emulated

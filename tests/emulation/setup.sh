@@ -80,14 +80,8 @@ rustc = "$root/rustc"
 target = "aarch64-unknown-linux-gnu"
 target-dir = "$cache/target"
 incremental = false
-# The packages of others only have to work. One of them (for benchmarks) has C code, which no test calls or links.
-[profile.dev.package."*"]
-opt-level = 0
-debug = false
 [profile.dev]
 debug = false
-[env]
-CC_aarch64_unknown_linux_gnu = "cc"
 [target.aarch64-unknown-linux-gnu]
 runner = ["$root/usr/bin/qemu-aarch64", "-L", "$root"]
 linker = "$root/cc"

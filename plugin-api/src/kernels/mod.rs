@@ -1,3 +1,4 @@
-//! Numeric kernels that formats share, each with a scalar reference.
+//! Numeric code that formats share.
 
 pub mod convert;
+pub mod simd;

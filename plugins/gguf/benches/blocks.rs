@@ -13,18 +13,11 @@ use std::time::Duration;
 use blocks_support::ggml::Ggml;
 use blocks_support::rows::{Kind, Random, importance};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use llm_quantize_gguf::blocks::{BlockType, CpuLevel, decode_row_on, encode_row_on};
+use llm_quantize_gguf::blocks::{BlockType, decode_row_on, encode_row_on};
+use llm_quantize_plugin_api::kernels::simd::Level;
 
 const COLS: usize = 4096;
 const ROWS: usize = 8;
-
-fn levels() -> Vec<(&'static str, CpuLevel)> {
-    let mut levels = vec![("baseline", CpuLevel::baseline())];
-    if CpuLevel::detect() != CpuLevel::baseline() {
-        levels.push(("detected", CpuLevel::detect()));
-    }
-    levels
-}
 
 fn encode(criterion: &mut Criterion) {
     let ggml = Ggml::load();
@@ -37,11 +30,11 @@ fn encode(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(rows.len() as u64));
             let row_bytes = ty.row_bytes(COLS).unwrap_or(0);
             let mut out = vec![0; ROWS * row_bytes];
-            for (level, cpu) in levels() {
-                group.bench_function(level, |b| {
+            for level in Level::all() {
+                group.bench_function(level.name(), |b| {
                     b.iter(|| {
                         for (row, out) in rows.chunks(COLS).zip(out.chunks_mut(row_bytes)) {
-                            let result = encode_row_on(cpu, ty, black_box(row), weights, out);
+                            let result = encode_row_on(level, ty, black_box(row), weights, out);
                             assert_eq!(result, Ok(()));
                         }
                     });
@@ -67,10 +60,10 @@ fn decode(criterion: &mut Criterion) {
         let row_bytes = ty.row_bytes(COLS).unwrap_or(0);
         let bytes: Vec<u8> = (0..row_bytes).map(|_| random.bits() as u8 & 0x3f).collect();
         let mut out = vec![0.0; COLS];
-        for (level, cpu) in levels() {
-            group.bench_function(level, |b| {
+        for level in Level::all() {
+            group.bench_function(level.name(), |b| {
                 b.iter(|| {
-                    let result = decode_row_on(cpu, ty, black_box(&bytes), &mut out);
+                    let result = decode_row_on(level, ty, black_box(&bytes), &mut out);
                     assert_eq!(result, Ok(()));
                 });
             });

@@ -9,7 +9,8 @@ mod blocks_support;
 
 use blocks_support::ggml::{Ggml, VARIABLE};
 use blocks_support::rows::{IMPORTANCE_KINDS, Kind, Random, importance};
-use llm_quantize_gguf::blocks::{BlockType, CpuLevel, decode_row_on, encode_row_on, validate_rows};
+use llm_quantize_gguf::blocks::{BlockType, decode_row_on, encode_row_on, validate_rows};
+use llm_quantize_plugin_api::kernels::simd::Level;
 
 fn ggml() -> Option<Ggml> {
     let ggml = Ggml::load();
@@ -19,24 +20,20 @@ fn ggml() -> Option<Ggml> {
     ggml
 }
 
-fn levels() -> [CpuLevel; 2] {
-    [CpuLevel::baseline(), CpuLevel::detect()]
-}
+/// Widths in blocks: one, odd ones, and neighbours of the numbers of lanes.
+const WIDTHS: [usize; 9] = [1, 2, 3, 5, 7, 8, 9, 18, 33];
 
-/// Widths in blocks: one, odd ones, groups of eight and their neighbours.
-const WIDTHS: [usize; 8] = [1, 2, 3, 5, 7, 8, 9, 18];
-
-fn encode(cpu: CpuLevel, ty: BlockType, row: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
+fn encode(level: Level, ty: BlockType, row: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0xaa; ty.row_bytes(row.len()).unwrap()];
-    encode_row_on(cpu, ty, row, importance, &mut out).unwrap();
+    encode_row_on(level, ty, row, importance, &mut out).unwrap();
     out
 }
 
 fn compare_encoding(ggml: &Ggml, ty: BlockType, row: &[f32], weights: Option<&[f32]>, what: &str) {
     let mut expected = vec![0x55; ty.row_bytes(row.len()).unwrap()];
     ggml.quantize(ty, row, row.len(), weights, &mut expected);
-    for cpu in levels() {
-        let ours = encode(cpu, ty, row, weights);
+    for level in Level::all() {
+        let ours = encode(level, ty, row, weights);
         if ours == expected {
             continue;
         }
@@ -48,9 +45,10 @@ fn compare_encoding(ggml: &Ggml, ty: BlockType, row: &[f32], weights: Option<&[f
         let block = at / ty.block_bytes();
         let range = block * ty.block_bytes()..(block + 1) * ty.block_bytes();
         panic!(
-            "{ty}, {what}, {} columns, {cpu:?}: byte {} of block {block} differs\n\
+            "{ty}, {what}, {} columns, {}: byte {} of block {block} differs\n\
              ours {:02x?}\nggml {:02x?}\nweights {:?}",
             row.len(),
+            level.name(),
             at - range.start,
             &ours[range.clone()],
             &expected[range],
@@ -133,12 +131,13 @@ fn compare_decoding(ggml: &Ggml, ty: BlockType, bytes: &[u8]) {
     let Some(expected) = ggml.decode(ty, bytes) else {
         return;
     };
-    for cpu in levels() {
+    for level in Level::all() {
         let mut ours = vec![1.0; expected.len()];
-        decode_row_on(cpu, ty, bytes, &mut ours).unwrap();
+        decode_row_on(level, ty, bytes, &mut ours).unwrap();
         for (i, (a, b)) in ours.iter().zip(&expected).enumerate() {
             let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-            assert!(same, "{ty}, {cpu:?}: weight {i} is {a:e}, ggml's is {b:e}");
+            let level = level.name();
+            assert!(same, "{ty}, {level}: weight {i} is {a:e}, ggml's is {b:e}");
         }
     }
 }

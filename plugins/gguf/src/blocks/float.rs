@@ -5,6 +5,81 @@
 //! them become vector code, and equal to ggml's in every case, subnormal
 //! numbers and NaN included.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
+use super::validate::Check;
+
+/// The codec.
+pub(super) struct F32;
+
+impl Codec for F32 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "F32",
+        id: 0,
+        block_weights: 1,
+        block_bytes: 4,
+    };
+    const CHECK: Check = Check::F32;
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_f32(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_f32(bytes, out);
+    }
+}
+
+/// The codec.
+pub(super) struct F16;
+
+impl Codec for F16 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "F16",
+        id: 1,
+        block_weights: 1,
+        block_bytes: 2,
+    };
+    const CHECK: Check = Check::F16;
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_f16(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_f16(bytes, out);
+    }
+}
+
+/// The codec.
+pub(super) struct BF16;
+
+impl Codec for BF16 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "BF16",
+        id: 30,
+        block_weights: 1,
+        block_bytes: 2,
+    };
+    const CHECK: Check = Check::BF16;
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_bf16(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_bf16(bytes, out);
+    }
+}
+
 /// Bits of the half-precision number nearest to `value`, ties to even.
 /// Overflow gives infinity; every NaN becomes the quiet one with its sign.
 #[inline(always)]

@@ -1,7 +1,12 @@
 //! IQ4_NL: blocks of 32 weights, one half-precision scale and four-bit indexes
 //! into a fixed table of unevenly spaced values. Decoding only.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::get_f16;
+use super::validate::Check;
 
 /// Weights in a block.
 pub(super) const WEIGHTS: usize = 32;
@@ -12,6 +17,29 @@ pub(super) const BYTES: usize = 18;
 const VALUES: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
+
+/// The codec.
+pub(super) struct Iq4Nl;
+
+impl Codec for Iq4Nl {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "IQ4_NL",
+        id: 20,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        unreachable!("{} {}", row.len(), importance.is_some() && out.is_empty())
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {

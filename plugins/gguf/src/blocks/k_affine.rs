@@ -1,20 +1,20 @@
 //! The part that Q4_K and Q5_K share: eight sub-blocks of 32 weights, each with
 //! a six-bit scale and a six-bit minimum.
 
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
+
 use super::float::{f16_bytes, get_f16};
-use super::lanes::{LANES, Lanes, map, map_array, round_wrapping, transpose};
-use super::scale_search::{AffineFit, TrialGrid, fit_affine, fit_nonnegative};
-use super::super_block::{By32, affine_codes, scaled_importance};
+use super::lanes::{map_array, round_wrapping};
+use super::scale_search::{AffineFits, TrialGrid, fit_affine, fit_nonnegative};
+use super::super_block::{By32, SUMMED, affine_codes, importance_weights, square_sums};
 
 /// Largest six-bit scale.
 const MAX_SCALE: u8 = 63;
 
-/// Trials when there are importance weights.
-const WEIGHTED_GRID: TrialGrid = TrialGrid {
-    first: -0.9,
-    step: 0.05,
-    trials: 37,
-};
+/// Super-blocks searched together, and their sub-blocks: as many as the widest
+/// vectors have lanes.
+const CHUNK: usize = SUMMED;
+const SUB_BLOCKS: usize = 8 * CHUNK;
 
 /// A super-block ready to be packed.
 pub(super) struct Quantized {
@@ -28,88 +28,179 @@ pub(super) struct Quantized {
     pub(super) codes: [[u8; 32]; 8],
 }
 
-/// Quantizes a super-block without importance weights.
-#[inline(always)]
-pub(super) fn quantize_plain(x: &By32, max_code: u8, grid: TrialGrid) -> Quantized {
-    let lanes = transpose(x);
-    let mut square = [0.0; LANES];
-    for x in &lanes {
-        square = map(|k| square[k] + x[k] * x[k]);
-    }
-    let mean = map(|k| (square[k] / 32.0).sqrt());
-    let mut weight = [[0.0; LANES]; 32];
-    for (weight, x) in weight.iter_mut().zip(&lanes) {
-        *weight = map(|k| mean[k] + x[k].abs());
-    }
-    let fit = fit_affine::<32, false>(&lanes, &weight, f32::from(max_code), grid);
-
-    let (d, scales) = share_scale(&fit.scale);
-    let (dmin, mins) = share_scale(&fit.min);
-    finish(x, &fit, (d, &scales), (dmin, &mins), max_code)
+/// What tells the types apart.
+pub(super) struct Affine {
+    pub(super) max_code: u8,
+    /// Trials without importance weights.
+    pub(super) grid: TrialGrid,
+    /// Largest scale stored where there are importance weights.
+    pub(super) max_weighted_scale: u8,
 }
 
-/// Quantizes a super-block with importance weights. `square_sum` is the sum of
-/// its squared weights, `max_scale` the largest scale to store.
-#[inline(always)]
-pub(super) fn quantize_weighted(
-    x: &By32,
-    importance: &By32,
-    square_sum: f32,
-    max_code: u8,
-    max_scale: u8,
-) -> Quantized {
-    let lanes = transpose(x);
-    let spread = 2.0 * square_sum / 256.0;
-    let weight = scaled_importance(&lanes, &transpose(importance), spread);
-    let fit = fit_affine::<32, false>(&lanes, &weight, f32::from(max_code), WEIGHTED_GRID);
+impl Affine {
+    /// Quantizes a row; `pack` gets each super-block and its place.
+    #[inline(always)]
+    pub(super) fn encode<I: Isa>(
+        &self,
+        isa: I,
+        row: &[f32],
+        importance: Option<&[f32]>,
+        mut pack: impl FnMut(usize, &Quantized),
+    ) {
+        let blocks = row.as_chunks::<32>().0.as_chunks::<8>().0;
+        let importance = importance.map(|row| row.as_chunks::<32>().0.as_chunks::<8>().0);
+        for (first, x) in (0..).step_by(CHUNK).zip(blocks.chunks(CHUNK)) {
+            let importance = importance.map(|all| &all[first..first + x.len()]);
+            let fits = self.fit(isa, x, importance);
+            for (k, x) in x.iter().enumerate() {
+                let scales = match importance {
+                    None => share_scales(&fits, k),
+                    Some(_) => self.fit_scales(&fits, k),
+                };
+                pack(first + k, &self.finish(isa, x, &fits, k, &scales));
+            }
+        }
+    }
 
-    let top = i32::from(MAX_SCALE);
-    let (d, scales) = fit_nonnegative(&fit.scale, &fit.total_weight, top);
-    let (dmin, mins) = fit_nonnegative(&fit.min, &fit.total_weight, top);
-    let scales = map_array(&scales, |s| s.min(max_scale));
-    let mins = map_array(&mins, |m| m.min(max_scale));
-    finish(x, &fit, (d, &scales), (dmin, &mins), max_code)
+    /// Searches all sub-blocks of a chunk.
+    #[inline(always)]
+    fn fit<I: Isa>(
+        &self,
+        isa: I,
+        x: &[By32],
+        importance: Option<&[By32]>,
+    ) -> AffineFits<SUB_BLOCKS> {
+        let mut fits = AffineFits::NONE;
+        let Some(importance) = importance else {
+            for (at, x) in (0..)
+                .step_by(I::LANES)
+                .zip(x.as_flattened().chunks(I::LANES))
+            {
+                let x = isa.transpose(x);
+                let weight = magnitude_weights(isa, &x);
+                let fit = fit_affine::<I, 32, false>(isa, &x, &weight, self.max_code, self.grid);
+                fits.put(at, &fit);
+            }
+            return fits;
+        };
+        let mut spreads = [0.0; SUB_BLOCKS];
+        let sums = square_sums(x.as_flattened().as_flattened());
+        for (spreads, sum) in spreads.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+            *spreads = [2.0 * sum / 256.0; 8];
+        }
+        let parts = x.as_flattened().chunks(I::LANES);
+        let parts = parts.zip(importance.as_flattened().chunks(I::LANES));
+        for (at, (x, importance)) in (0..).step_by(I::LANES).zip(parts) {
+            let x = isa.transpose(x);
+            let spread = isa.load(&spreads[at..]);
+            let weight = importance_weights(&x, &isa.transpose(importance), spread);
+            let grid = TrialGrid::WEIGHTED;
+            let fit = fit_affine::<I, 32, false>(isa, &x, &weight, self.max_code, grid);
+            fits.put(at, &fit);
+        }
+        fits
+    }
+
+    /// Scales for super-block `k` of a chunk that lower the weighted error of the
+    /// sub-blocks' own.
+    #[inline(always)]
+    fn fit_scales(&self, fits: &AffineFits<SUB_BLOCKS>, k: usize) -> Scales {
+        let weight = &part(&fits.total_weight, k);
+        let top = i32::from(MAX_SCALE);
+        let limited = |(d, codes)| {
+            (
+                d,
+                map_array(&codes, |code: u8| code.min(self.max_weighted_scale)),
+            )
+        };
+        Scales {
+            scales: limited(fit_nonnegative(&part(&fits.scale, k), weight, top)),
+            mins: limited(fit_nonnegative(&part(&fits.min, k), weight, top)),
+        }
+    }
+
+    /// Packs the scales of super-block `k` of a chunk, whose weights are `x`, and
+    /// computes the codes for the scales as stored.
+    #[inline(always)]
+    fn finish<I: Isa>(
+        &self,
+        isa: I,
+        x: &By32,
+        fits: &AffineFits<SUB_BLOCKS>,
+        k: usize,
+        shared: &Scales,
+    ) -> Quantized {
+        let (d, dmin) = (f16_bytes(shared.scales.0), f16_bytes(shared.mins.0));
+        let packed = pack_scales(&shared.scales.1, &shared.mins.1);
+        let steps = Steps::new(d, dmin, &packed);
+        let mut codes = [[0; 32]; 8];
+        for (j, codes) in codes.iter_mut().enumerate() {
+            let (step, min) = (steps.step[j], steps.min[j]);
+            if step == 0.0 {
+                *codes = fits.codes(8 * k + j, &x[j], self.max_code);
+            } else {
+                let (step, min) = (isa.splat(step), isa.splat(min));
+                for at in (0..32).step_by(I::LANES) {
+                    let x = isa.load(&x[j][at..]);
+                    affine_codes(isa, x, step, min, self.max_code).store_bytes(&mut codes[at..]);
+                }
+            }
+        }
+        Quantized {
+            d,
+            dmin,
+            scales: packed,
+            codes,
+        }
+    }
+}
+
+/// The scales of a super-block: half-precision factor and six-bit codes.
+struct Scales {
+    scales: (f32, [u8; 8]),
+    mins: (f32, [u8; 8]),
+}
+
+/// The numbers of super-block `k`.
+#[inline(always)]
+fn part(values: &[f32; SUB_BLOCKS], k: usize) -> [f32; 8] {
+    values.as_chunks().0[k]
+}
+
+/// Weights where no importances are given: large ones count more, by the root
+/// mean square of the sub-block plus their magnitude.
+#[inline(always)]
+fn magnitude_weights<I: Isa>(isa: I, x: &[I::F32; 32]) -> [I::F32; 32] {
+    let mut square = isa.splat(0.0);
+    for x in x {
+        square = square + *x * *x;
+    }
+    let mean = (square / isa.splat(32.0)).sqrt();
+    let mut weight = [mean; 32];
+    for (weight, x) in weight.iter_mut().zip(x) {
+        *weight = mean + x.abs();
+    }
+    weight
+}
+
+/// Scales for super-block `k` of a chunk: the largest gets the code 63.
+#[inline(always)]
+fn share_scales(fits: &AffineFits<SUB_BLOCKS>, k: usize) -> Scales {
+    Scales {
+        scales: share_scale(&part(&fits.scale, k)),
+        mins: share_scale(&part(&fits.min, k)),
+    }
 }
 
 /// The common scale that gives the largest of `x` the code 63, and the codes.
 #[inline(always)]
-fn share_scale(x: &Lanes) -> (f32, [u8; LANES]) {
+fn share_scale(x: &[f32; 8]) -> (f32, [u8; 8]) {
     let largest = x
         .iter()
         .fold(0.0, |best, &x| if x > best { x } else { best });
     let rate = if largest > 0.0 { 63.0 / largest } else { 0.0 };
     let codes = map_array(x, |x| (round_wrapping(rate * x) as u8).min(MAX_SCALE));
     (largest / 63.0, codes)
-}
-
-/// Packs the scales and computes the codes for the scales as stored.
-#[inline(always)]
-fn finish(
-    x: &By32,
-    fit: &AffineFit,
-    (d, scales): (f32, &[u8; 8]),
-    (dmin, mins): (f32, &[u8; 8]),
-    max_code: u8,
-) -> Quantized {
-    let (d, dmin) = (f16_bytes(d), f16_bytes(dmin));
-    let packed = pack_scales(scales, mins);
-    let steps = Steps::new(d, dmin, &packed);
-    let max_code = i32::from(max_code);
-    let mut codes = [[0; 32]; 8];
-    for (j, codes) in codes.iter_mut().enumerate() {
-        let (step, min) = (steps.step[j], steps.min[j]);
-        *codes = if step == 0.0 {
-            fit.codes(j, &x[j], max_code)
-        } else {
-            affine_codes(&x[j], step, min, max_code)
-        };
-    }
-    Quantized {
-        d,
-        dmin,
-        scales: packed,
-        codes,
-    }
 }
 
 /// Eight scales and eight minimums of six bits in twelve bytes: the first four

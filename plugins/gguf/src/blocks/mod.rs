@@ -6,11 +6,11 @@
 //! decoders give the very values of its `to_float`. The layouts and searches
 //! are ggml's (`ggml-common.h`, `ggml-quants.c`, MIT licence).
 //!
-//! The codecs of a family live in a file named after it; `CODECS` is the one
-//! place that ties names, ids, sizes and functions together, and `cpu` the one
-//! that picks the machine code.
+//! The codecs of a family live in a file named after it: each is a
+//! [`codec::Codec`], with names, sizes and functions in one place, and a row of
+//! `CODECS`. `scale_search` has the searches that they share.
 
-mod cpu;
+mod codec;
 mod error;
 mod float;
 mod iq4_nl;
@@ -32,7 +32,9 @@ mod validate;
 
 use std::fmt;
 
-pub use cpu::CpuLevel;
+use llm_quantize_plugin_api::kernels::simd::Level;
+
+use codec::Codec;
 pub use error::{BlockError, InvalidRow};
 use other_types::OTHER_TYPES;
 pub use other_types::TypeLayout;
@@ -61,59 +63,45 @@ pub enum BlockType {
     IQ4_NL,
 }
 
-type Encode = fn(CpuLevel, &[f32], Option<&[f32]>, &mut [u8]);
-type Decode = fn(CpuLevel, &[u8], &mut [f32]);
+type Encode = fn(Level, &[f32], Option<&[f32]>, &mut [u8]);
+type Decode = fn(Level, &[u8], &mut [f32]);
 
-/// Everything known about one type.
-struct Codec {
+/// A row of the table.
+struct Row {
     ty: BlockType,
     layout: TypeLayout,
-    encode: Option<Encode>,
+    encode: Encode,
     decode: Decode,
     check: Check,
+}
+
+const fn row<C: Codec>(ty: BlockType) -> Row {
+    Row {
+        ty,
+        layout: C::LAYOUT,
+        encode: codec::encode::<C>,
+        decode: codec::decode::<C>,
+        check: C::CHECK,
+    }
 }
 
 /// In the order of [`BlockType`]'s variants, which index it.
-#[rustfmt::skip] // a table
-const CODECS: &[Codec] = &[
-    codec(BlockType::F32, "F32", 0, (1, 4), Some(cpu::encode_f32), cpu::decode_f32, Check::F32),
-    codec(BlockType::F16, "F16", 1, (1, 2), Some(cpu::encode_f16), cpu::decode_f16, Check::F16),
-    codec(BlockType::BF16, "BF16", 30, (1, 2), Some(cpu::encode_bf16), cpu::decode_bf16, Check::BF16),
-    codec(BlockType::Q4_0, "Q4_0", 2, (small_blocks::WEIGHTS, q4::Q4_0_BYTES), Some(cpu::encode_q4_0), cpu::decode_q4_0, Check::Scales(&[0])),
-    codec(BlockType::Q4_1, "Q4_1", 3, (small_blocks::WEIGHTS, q4::Q4_1_BYTES), Some(cpu::encode_q4_1), cpu::decode_q4_1, Check::Scales(&[0, 2])),
-    codec(BlockType::Q5_0, "Q5_0", 6, (small_blocks::WEIGHTS, q5::Q5_0_BYTES), Some(cpu::encode_q5_0), cpu::decode_q5_0, Check::Scales(&[0])),
-    codec(BlockType::Q5_1, "Q5_1", 7, (small_blocks::WEIGHTS, q5::Q5_1_BYTES), Some(cpu::encode_q5_1), cpu::decode_q5_1, Check::Scales(&[0, 2])),
-    codec(BlockType::Q8_0, "Q8_0", 8, (q8_0::WEIGHTS, q8_0::BYTES), Some(cpu::encode_q8_0), cpu::decode_q8_0, Check::Scales(&[0])),
-    codec(BlockType::Q2_K, "Q2_K", 10, (super_block::WEIGHTS, q2_k::BYTES), Some(cpu::encode_q2_k), cpu::decode_q2_k, Check::Scales(&[80, 82])),
-    codec(BlockType::Q3_K, "Q3_K", 11, (super_block::WEIGHTS, q3_k::BYTES), Some(cpu::encode_q3_k), cpu::decode_q3_k, Check::Scales(&[108])),
-    codec(BlockType::Q4_K, "Q4_K", 12, (super_block::WEIGHTS, q4_k::BYTES), Some(cpu::encode_q4_k), cpu::decode_q4_k, Check::Scales(&[0, 2])),
-    codec(BlockType::Q5_K, "Q5_K", 13, (super_block::WEIGHTS, q5_k::BYTES), Some(cpu::encode_q5_k), cpu::decode_q5_k, Check::Scales(&[0, 2])),
-    codec(BlockType::Q6_K, "Q6_K", 14, (super_block::WEIGHTS, q6_k::BYTES), Some(cpu::encode_q6_k), cpu::decode_q6_k, Check::Scales(&[208])),
-    codec(BlockType::IQ4_NL, "IQ4_NL", 20, (iq4_nl::WEIGHTS, iq4_nl::BYTES), None, cpu::decode_iq4_nl, Check::Scales(&[0])),
+const CODECS: &[Row] = &[
+    row::<float::F32>(BlockType::F32),
+    row::<float::F16>(BlockType::F16),
+    row::<float::BF16>(BlockType::BF16),
+    row::<q4::Q4_0>(BlockType::Q4_0),
+    row::<q4::Q4_1>(BlockType::Q4_1),
+    row::<q5::Q5_0>(BlockType::Q5_0),
+    row::<q5::Q5_1>(BlockType::Q5_1),
+    row::<q8_0::Q8_0>(BlockType::Q8_0),
+    row::<q2_k::Q2K>(BlockType::Q2_K),
+    row::<q3_k::Q3K>(BlockType::Q3_K),
+    row::<q4_k::Q4K>(BlockType::Q4_K),
+    row::<q5_k::Q5K>(BlockType::Q5_K),
+    row::<q6_k::Q6K>(BlockType::Q6_K),
+    row::<iq4_nl::Iq4Nl>(BlockType::IQ4_NL),
 ];
-
-const fn codec(
-    ty: BlockType,
-    name: &'static str,
-    id: u32,
-    (block_weights, block_bytes): (usize, usize),
-    encode: Option<Encode>,
-    decode: Decode,
-    check: Check,
-) -> Codec {
-    Codec {
-        ty,
-        layout: TypeLayout {
-            name,
-            id,
-            block_weights,
-            block_bytes,
-        },
-        encode,
-        decode,
-        check,
-    }
-}
 
 impl BlockType {
     /// Every supported type.
@@ -121,7 +109,7 @@ impl BlockType {
         CODECS.iter().map(|codec| codec.ty)
     }
 
-    fn codec(self) -> &'static Codec {
+    fn codec(self) -> &'static Row {
         &CODECS[self as usize]
     }
 
@@ -192,7 +180,7 @@ impl BlockType {
 
     /// Whether [`encode_row`] can write the type.
     pub fn supports_encode(self) -> bool {
-        self.codec().encode.is_some()
+        self != Self::IQ4_NL
     }
 
     /// The supported names, for messages.
@@ -227,7 +215,7 @@ pub fn encode_row(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), BlockError> {
-    encode_row_on(CpuLevel::detect(), ty, row, importance, out)
+    encode_row_on(Level::detect(), ty, row, importance, out)
 }
 
 /// [`encode_row`] with the instructions of a given level. The bytes are the
@@ -236,15 +224,15 @@ pub fn encode_row(
 /// # Errors
 /// As [`encode_row`].
 pub fn encode_row_on(
-    cpu: CpuLevel,
+    level: Level,
     ty: BlockType,
     row: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), BlockError> {
-    let encode = ty.codec().encode.ok_or(BlockError::DecodeOnly { ty })?;
+    let encode = ty.codec().encode;
     check_lengths(ty, row.len(), out.len())?;
-    if let Some((index, value)) = first_not_finite(cpu, row) {
+    if let Some((index, value)) = first_not_finite(level, row) {
         return Err(BlockError::NotFinite { index, value });
     }
     if let Some(importance) = importance {
@@ -254,11 +242,11 @@ pub fn encode_row_on(
                 actual: importance.len(),
             });
         }
-        if let Some((index, value)) = first_not_finite(cpu, importance) {
+        if let Some((index, value)) = first_not_finite(level, importance) {
             return Err(BlockError::ImportanceNotFinite { index, value });
         }
     }
-    encode(cpu, row, importance, out);
+    encode(level, row, importance, out);
     Ok(())
 }
 
@@ -268,7 +256,7 @@ pub fn encode_row_on(
 /// # Errors
 /// Lengths that do not fit together.
 pub fn decode_row(ty: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
-    decode_row_on(CpuLevel::detect(), ty, bytes, out)
+    decode_row_on(Level::detect(), ty, bytes, out)
 }
 
 /// [`decode_row`] with the instructions of a given level.
@@ -276,13 +264,13 @@ pub fn decode_row(ty: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), Bl
 /// # Errors
 /// As [`decode_row`].
 pub fn decode_row_on(
-    cpu: CpuLevel,
+    level: Level,
     ty: BlockType,
     bytes: &[u8],
     out: &mut [f32],
 ) -> Result<(), BlockError> {
     check_lengths(ty, out.len(), bytes.len())?;
-    (ty.codec().decode)(cpu, bytes, out);
+    (ty.codec().decode)(level, bytes, out);
     Ok(())
 }
 
@@ -304,8 +292,8 @@ fn check_lengths(ty: BlockType, weights: usize, bytes: usize) -> Result<(), Bloc
 }
 
 /// Index and value of the first NaN or infinity.
-fn first_not_finite(cpu: CpuLevel, values: &[f32]) -> Option<(usize, f32)> {
-    if cpu::all_finite(cpu, values) {
+fn first_not_finite(level: Level, values: &[f32]) -> Option<(usize, f32)> {
+    if codec::all_finite(level, values) {
         return None;
     }
     let index = values.iter().position(|value| !value.is_finite())?;

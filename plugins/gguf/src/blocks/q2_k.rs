@@ -3,17 +3,22 @@
 //!
 //! Weight = d × scale × code − dmin × minimum.
 
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::lanes::{LANES, map, map_array, round_wrapping, transpose};
-use super::scale_search::{AffineFit, TrialGrid, fit_affine, fit_nonnegative};
+use super::lanes::{map_array, round_wrapping};
+use super::scale_search::{AffineFits, TrialGrid, fit_affine, fit_nonnegative};
 use super::super_block::{
-    By16, SUMMED, WEIGHTS, affine_codes, by_16, pack_two_bits, scaled_importance, square_sums,
+    SUMMED, WEIGHTS, affine_codes, expand, importance_weights, pack_two_bits, square_sums,
 };
+use super::validate::Check;
 
 /// Bytes in a super-block: 16 of scales, 64 of codes, d, dmin.
 pub(super) const BYTES: usize = 84;
 
-const MAX_CODE: f32 = 3.0;
+const MAX_CODE: u8 = 3;
 const MAX_SCALE: i32 = 15;
 
 const GRID: TrialGrid = TrialGrid {
@@ -22,73 +27,125 @@ const GRID: TrialGrid = TrialGrid {
     trials: 16,
 };
 
-const WEIGHTED_GRID: TrialGrid = TrialGrid {
-    first: -0.9,
-    step: 0.05,
-    trials: 37,
-};
+/// A super-block: sixteen sub-blocks of 16 weights.
+type By16 = [[f32; 16]; 16];
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let Some(importance) = importance else {
-        for (x, out) in by_16(row).iter().zip(out.as_chunks_mut::<BYTES>().0) {
-            encode_plain(x, out);
-        }
-        return;
+fn super_blocks(row: &[f32]) -> &[By16] {
+    row.as_chunks::<16>().0.as_chunks::<16>().0
+}
+
+/// Super-blocks searched together, and their sub-blocks: two vectors of the
+/// widest kind.
+const CHUNK: usize = SUMMED;
+const SUB_BLOCKS: usize = 16 * CHUNK;
+
+/// The codec.
+pub(super) struct Q2K;
+
+impl Codec for Q2K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q2_K",
+        id: 10,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
     };
-    const SPAN: usize = SUMMED * WEIGHTS;
-    let parts = row.chunks(SPAN).zip(importance.chunks(SPAN));
-    for ((row, importance), out) in parts.zip(out.chunks_mut(SUMMED * BYTES)) {
-        let blocks = by_16(row)
-            .iter()
-            .zip(by_16(importance))
-            .zip(square_sums(row));
-        for (((x, importance), sum), out) in blocks.zip(out.as_chunks_mut::<BYTES>().0) {
-            encode_weighted(x, importance, sum, out);
+    const CHECK: Check = Check::Scales(&[80, 82]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let out = out.as_chunks_mut::<BYTES>().0.chunks_mut(CHUNK);
+        let importance = importance.map(super_blocks);
+        let chunks = super_blocks(row).chunks(CHUNK).zip(out);
+        for (first, (x, out)) in (0..).step_by(CHUNK).zip(chunks) {
+            let importance = importance.map(|all| &all[first..first + x.len()]);
+            let fits = fit(isa, x, importance);
+            for (k, (x, out)) in x.iter().zip(out).enumerate() {
+                let scales = match importance {
+                    None => share_scales(&fits, k),
+                    Some(_) => fit_scales(&fits, k),
+                };
+                finish(isa, x, &fits, k, &scales, out);
+            }
         }
     }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
 }
 
-/// Without importances the error is absolute and each weight counts by its
-/// magnitude.
+/// Searches all sub-blocks of a chunk. Without importances the error is absolute
+/// and each weight counts by its magnitude.
 #[inline(always)]
-fn encode_plain(x: &By16, out: &mut [u8; BYTES]) {
-    let mut fits = [AffineFit::NONE; 2];
-    for (fit, x) in fits.iter_mut().zip(x) {
-        let lanes = transpose(x);
-        let mut weight = [[0.0; LANES]; 16];
-        for (weight, x) in weight.iter_mut().zip(&lanes) {
-            *weight = map(|k| x[k].abs());
+fn fit<I: Isa>(isa: I, x: &[By16], importance: Option<&[By16]>) -> AffineFits<SUB_BLOCKS> {
+    let mut fits = AffineFits::NONE;
+    let places = (0..).step_by(I::LANES);
+    let Some(importance) = importance else {
+        for (at, x) in places.zip(x.as_flattened().chunks(I::LANES)) {
+            let x = isa.transpose(x);
+            let mut weight = x;
+            for weight in &mut weight {
+                *weight = weight.abs();
+            }
+            fits.put(
+                at,
+                &fit_affine::<I, 16, true>(isa, &x, &weight, MAX_CODE, GRID),
+            );
         }
-        *fit = fit_affine::<16, true>(&lanes, &weight, MAX_CODE, GRID);
+        return fits;
+    };
+    let mut spreads = [0.0; SUB_BLOCKS];
+    let sums = square_sums(x.as_flattened().as_flattened());
+    for (spreads, sum) in spreads.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
+        *spreads = [sum / WEIGHTS as f32; 16];
     }
-    let (d, scales) = share_scale(&joined(&fits, |fit| fit.scale));
-    let (dmin, mins) = share_scale(&joined(&fits, |fit| fit.min));
-    finish(x, &fits, (d, &scales), (dmin, &mins), out);
+    let parts = x.as_flattened().chunks(I::LANES);
+    let parts = parts.zip(importance.as_flattened().chunks(I::LANES));
+    for (at, (x, importance)) in places.zip(parts) {
+        let x = isa.transpose(x);
+        let spread = isa.load(&spreads[at..]);
+        let weight = importance_weights(&x, &isa.transpose(importance), spread);
+        let grid = TrialGrid::WEIGHTED;
+        fits.put(
+            at,
+            &fit_affine::<I, 16, false>(isa, &x, &weight, MAX_CODE, grid),
+        );
+    }
+    fits
 }
 
+/// Scales for super-block `k` of a chunk that lower the weighted error of the
+/// sub-blocks' own.
 #[inline(always)]
-fn encode_weighted(x: &By16, importance: &By16, square_sum: f32, out: &mut [u8; BYTES]) {
-    let spread = square_sum / WEIGHTS as f32;
-    let mut fits = [AffineFit::NONE; 2];
-    for (fit, (x, importance)) in fits.iter_mut().zip(x.iter().zip(importance)) {
-        let lanes = transpose(x);
-        let weight = scaled_importance(&lanes, &transpose(importance), spread);
-        *fit = fit_affine::<16, false>(&lanes, &weight, MAX_CODE, WEIGHTED_GRID);
+fn fit_scales(fits: &AffineFits<SUB_BLOCKS>, k: usize) -> Scales {
+    let weight = &part(&fits.total_weight, k);
+    Scales {
+        scales: fit_nonnegative(&part(&fits.scale, k), weight, MAX_SCALE),
+        mins: fit_nonnegative(&part(&fits.min, k), weight, MAX_SCALE),
     }
-    let weight = joined(&fits, |fit| fit.total_weight);
-    let (d, scales) = fit_nonnegative(&joined(&fits, |fit| fit.scale), &weight, MAX_SCALE);
-    let (dmin, mins) = fit_nonnegative(&joined(&fits, |fit| fit.min), &weight, MAX_SCALE);
-    finish(x, &fits, (d, &scales), (dmin, &mins), out);
 }
 
-/// One number per sub-block from both groups of lanes.
+/// The scales of a super-block: half-precision factor and four-bit codes.
+struct Scales {
+    scales: (f32, [u8; 16]),
+    mins: (f32, [u8; 16]),
+}
+
+/// The numbers of super-block `k`.
 #[inline(always)]
-fn joined(fits: &[AffineFit; 2], field: impl Fn(&AffineFit) -> [f32; LANES]) -> [f32; 16] {
-    let mut out = [0.0; 16];
-    out[..LANES].copy_from_slice(&field(&fits[0]));
-    out[LANES..].copy_from_slice(&field(&fits[1]));
-    out
+fn part(values: &[f32; SUB_BLOCKS], k: usize) -> [f32; 16] {
+    values.as_chunks().0[k]
+}
+
+/// Scales for super-block `k` of a chunk: the largest gets the code 15.
+#[inline(always)]
+fn share_scales(fits: &AffineFits<SUB_BLOCKS>, k: usize) -> Scales {
+    Scales {
+        scales: share_scale(&part(&fits.scale, k)),
+        mins: share_scale(&part(&fits.min, k)),
+    }
 }
 
 /// The common scale that gives the largest of `x` the code 15, and the codes.
@@ -108,34 +165,43 @@ fn share_scale(x: &[f32; 16]) -> (f32, [u8; 16]) {
     }
 }
 
-/// Stores scales, and codes for the scales as stored.
+/// Stores the scales of super-block `k` of a chunk, whose weights are `x`, and
+/// codes for the scales as stored.
 #[inline(always)]
-fn finish(
+fn finish<I: Isa>(
+    isa: I,
     x: &By16,
-    fits: &[AffineFit; 2],
-    (d, scales): (f32, &[u8; 16]),
-    (dmin, mins): (f32, &[u8; 16]),
+    fits: &AffineFits<SUB_BLOCKS>,
+    k: usize,
+    shared: &Scales,
     out: &mut [u8; BYTES],
 ) {
     let (scale_bytes, rest) = out.split_at_mut(16);
     let (code_bytes, rest) = rest.split_at_mut(64);
     let (d_bytes, dmin_bytes) = rest.split_at_mut(2);
-    let (d, dmin) = (f16_bytes(d), f16_bytes(dmin));
+    let (d, dmin) = (f16_bytes(shared.scales.0), f16_bytes(shared.mins.0));
     d_bytes.copy_from_slice(&d);
     dmin_bytes.copy_from_slice(&dmin);
     let (d, dmin) = (get_f16(d), get_f16(dmin));
 
-    let mut codes = [0; WEIGHTS];
-    for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let packed = scales[j] | mins[j] << 4;
+    let (mut steps, mut mins) = ([0.0; 16], [0.0; 16]);
+    for j in 0..16 {
+        let packed = shared.scales.1[j] | shared.mins.1[j] << 4;
         scale_bytes[j] = packed;
-        let x = &x[j / LANES][j % LANES];
-        let step = d * f32::from(packed & 0x0f);
-        *codes = if step == 0.0 {
-            fits[j / LANES].codes(j % LANES, x, MAX_CODE as i32)
-        } else {
-            affine_codes(x, step, dmin * f32::from(packed >> 4), MAX_CODE as i32)
-        };
+        steps[j] = d * f32::from(packed & 0x0f);
+        mins[j] = dmin * f32::from(packed >> 4);
+    }
+    let mut codes = [0; WEIGHTS];
+    let (step, min, flat) = (expand(&steps), expand(&mins), x.as_flattened());
+    for at in (0..WEIGHTS).step_by(I::LANES) {
+        let (x, step) = (isa.load(&flat[at..]), isa.load(&step[at..]));
+        let min = isa.load(&min[at..]);
+        affine_codes(isa, x, step, min, MAX_CODE).store_bytes(&mut codes[at..]);
+    }
+    for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        if steps[j] == 0.0 {
+            *codes = fits.codes(16 * k + j, &x[j], MAX_CODE);
+        }
     }
     if let Some(out) = code_bytes.first_chunk_mut() {
         pack_two_bits(&codes, out);
@@ -169,6 +235,8 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -187,7 +255,7 @@ mod tests {
         let row: Vec<f32> = (0..5 * WEIGHTS).map(|i| (i * 7 % 4) as f32 - 1.0).collect();
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 5 * BYTES], [0.0; 5 * WEIGHTS]);
-            encode(&row, importance.as_deref(), &mut out);
+            Q2K::encode(Scalar, &row, importance.as_deref(), &mut out);
             decode(&out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.01));
         }

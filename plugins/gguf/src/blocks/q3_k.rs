@@ -3,6 +3,10 @@
 //!
 //! Weight = d × (scale − 32) × (code − 4).
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::{LANES, map, round_wrapping, transpose};
 use super::scale_search::{
@@ -11,6 +15,7 @@ use super::scale_search::{
 use super::super_block::{
     By16, SUMMED, WEIGHTS, by_16, pack_two_bits, scaled_importance, square_sums, symmetric_codes,
 };
+use super::validate::Check;
 
 /// Bytes in a super-block: 32 of top bits, 64 of low bits, 12 of scales, d.
 pub(super) const BYTES: usize = 110;
@@ -20,6 +25,29 @@ const HALF: i32 = 4;
 
 /// Scales are stored with this added.
 const SCALE_HALF: i32 = 32;
+
+/// The codec.
+pub(super) struct Q3K;
+
+impl Codec for Q3K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q3_K",
+        id: 11,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[108]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

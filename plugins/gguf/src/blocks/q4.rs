@@ -2,13 +2,18 @@
 //!
 //! Q4_0: weight = scale × (code − 8). Q4_1: weight = scale × code + minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::LANES;
-use super::scale_search::{TrialGrid, fit_affine, fit_symmetric};
+use super::scale_search::fit_symmetric;
 use super::small_blocks::{
-    Codes, WEIGHTS, groups, mean_square, pack_nibbles, quantize_affine, quantize_symmetric,
-    unpack_nibbles, weighted_group,
+    Codes, WEIGHTS, encode_affine, groups, mean_square, pack_nibbles, quantize_affine,
+    quantize_symmetric, unpack_nibbles, weighted_group,
 };
+use super::validate::Check;
 
 /// Bytes in a Q4_0 block: scale, then two codes a byte.
 pub(super) const Q4_0_BYTES: usize = 18;
@@ -19,12 +24,53 @@ pub(super) const Q4_1_BYTES: usize = 20;
 const HALF: u8 = 8;
 const MAX_CODE: u8 = 15;
 
-/// Trials for affine blocks with importance weights, Q5_1's too.
-pub(super) const WEIGHTED_GRID: TrialGrid = TrialGrid {
-    first: -0.9,
-    step: 0.05,
-    trials: 37,
-};
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q4_0;
+
+impl Codec for Q4_0 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q4_0",
+        id: 2,
+        block_weights: WEIGHTS,
+        block_bytes: Q4_0_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q4_0(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q4_0(bytes, out);
+    }
+}
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q4_1;
+
+impl Codec for Q4_1 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q4_1",
+        id: 3,
+        block_weights: WEIGHTS,
+        block_bytes: Q4_1_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q4_1(isa, row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q4_1(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode_q4_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
@@ -69,7 +115,7 @@ pub(super) fn decode_q4_0(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn encode_q4_1<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<Q4_1_BYTES>().0;
     let Some(importance) = importance else {
         for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
@@ -78,19 +124,9 @@ pub(super) fn encode_q4_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8
         }
         return;
     };
-    let max_code = f32::from(MAX_CODE);
-    let spread = mean_square(row);
-    let groups = groups(row)
-        .zip(groups(importance))
-        .zip(out.chunks_mut(LANES));
-    for ((x, importance), out) in groups {
-        let (lanes, weight) = weighted_group(x, importance, spread);
-        let fit = fit_affine::<WEIGHTS, false>(&lanes, &weight, max_code, WEIGHTED_GRID);
-        for (k, (x, out)) in x.iter().zip(out).enumerate() {
-            let codes = fit.codes(k, x, i32::from(MAX_CODE));
-            pack_q4_1(fit.scale[k], -fit.min[k], &codes, out);
-        }
-    }
+    encode_affine(isa, row, importance, MAX_CODE, |at, scale, low, codes| {
+        pack_q4_1(scale, low, codes, &mut out[at]);
+    });
 }
 
 #[inline(always)]
@@ -115,6 +151,8 @@ pub(super) fn decode_q4_1(bytes: &[u8], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -134,7 +172,7 @@ mod tests {
         let x: [f32; WEIGHTS] = std::array::from_fn(|i| (i % 16) as f32 * 0.5 + 3.0);
         for importance in [None, Some([1.0; WEIGHTS])] {
             let mut out = [0; Q4_1_BYTES];
-            encode_q4_1(&x, importance.as_ref().map(|i| &i[..]), &mut out);
+            encode_q4_1(Scalar, &x, importance.as_ref().map(|i| &i[..]), &mut out);
             let mut back = [0.0; WEIGHTS];
             decode_q4_1(&out, &mut back);
             // With importances the minimum is at most zero and the steps wider.

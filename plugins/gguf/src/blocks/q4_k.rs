@@ -3,41 +3,50 @@
 //!
 //! Weight = d × scale × code − dmin × minimum.
 
-use super::k_affine::{Quantized, Steps, quantize_plain, quantize_weighted};
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
+use super::k_affine::{Affine, Quantized, Steps};
 use super::scale_search::TrialGrid;
-use super::super_block::{SUMMED, WEIGHTS, by_32, square_sums};
+use super::super_block::WEIGHTS;
+use super::validate::Check;
 
 /// Bytes in a super-block: d, dmin, 12 of scales, 128 of codes.
 pub(super) const BYTES: usize = 144;
 
-const MAX_CODE: u8 = 15;
-
-const GRID: TrialGrid = TrialGrid {
-    first: -1.0,
-    step: 0.1,
-    trials: 21,
+const AFFINE: Affine = Affine {
+    max_code: 15,
+    grid: TrialGrid {
+        first: -1.0,
+        step: 0.1,
+        trials: 21,
+    },
+    // Unlike for Q5_K, ggml leaves scales beyond 63 as they are.
+    max_weighted_scale: u8::MAX,
 };
 
-#[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let Some(importance) = importance else {
-        for (x, out) in by_32(row).iter().zip(out.as_chunks_mut::<BYTES>().0) {
-            pack(&quantize_plain(x, MAX_CODE, GRID), out);
-        }
-        return;
+/// The codec.
+pub(super) struct Q4K;
+
+impl Codec for Q4K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q4_K",
+        id: 12,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
     };
-    const SPAN: usize = SUMMED * WEIGHTS;
-    let parts = row.chunks(SPAN).zip(importance.chunks(SPAN));
-    for ((row, importance), out) in parts.zip(out.chunks_mut(SUMMED * BYTES)) {
-        let blocks = by_32(row)
-            .iter()
-            .zip(by_32(importance))
-            .zip(square_sums(row));
-        for (((x, importance), sum), out) in blocks.zip(out.as_chunks_mut::<BYTES>().0) {
-            // Unlike for Q5_K, ggml leaves scales beyond 63 as they are.
-            let block = quantize_weighted(x, importance, sum, MAX_CODE, u8::MAX);
-            pack(&block, out);
-        }
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let out = out.as_chunks_mut::<BYTES>().0;
+        AFFINE.encode(isa, row, importance, |at, block| pack(block, &mut out[at]));
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
     }
 }
 
@@ -85,6 +94,8 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -105,7 +116,7 @@ mod tests {
             .collect();
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
-            encode(&row, importance.as_deref(), &mut out);
+            Q4K::encode(Scalar, &row, importance.as_deref(), &mut out);
             decode(&out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.02));
         }

@@ -3,14 +3,18 @@
 //!
 //! Q5_0: weight = scale × (code − 16). Q5_1: weight = scale × code + minimum.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::LANES;
-use super::q4::WEIGHTED_GRID;
-use super::scale_search::{fit_affine, fit_symmetric};
+use super::scale_search::fit_symmetric;
 use super::small_blocks::{
-    Codes, WEIGHTS, groups, mean_square, pack_fifth_bits, pack_nibbles, quantize_affine,
-    quantize_symmetric, unpack_five_bits, weighted_group,
+    Codes, WEIGHTS, encode_affine, groups, mean_square, pack_fifth_bits, pack_nibbles,
+    quantize_affine, quantize_symmetric, unpack_five_bits, weighted_group,
 };
+use super::validate::Check;
 
 /// Bytes in a Q5_0 block: scale, fifth bits, then two low halves a byte.
 pub(super) const Q5_0_BYTES: usize = 22;
@@ -21,6 +25,54 @@ pub(super) const Q5_1_BYTES: usize = 24;
 /// Added to Q5_0 codes.
 const HALF: u8 = 16;
 const MAX_CODE: u8 = 31;
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q5_0;
+
+impl Codec for Q5_0 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q5_0",
+        id: 6,
+        block_weights: WEIGHTS,
+        block_bytes: Q5_0_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q5_0(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_0(bytes, out);
+    }
+}
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q5_1;
+
+impl Codec for Q5_1 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q5_1",
+        id: 7,
+        block_weights: WEIGHTS,
+        block_bytes: Q5_1_BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0, 2]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q5_1(isa, row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode_q5_1(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode_q5_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
@@ -67,7 +119,7 @@ pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn encode_q5_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn encode_q5_1<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<Q5_1_BYTES>().0;
     let Some(importance) = importance else {
         for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
@@ -76,19 +128,9 @@ pub(super) fn encode_q5_1(row: &[f32], importance: Option<&[f32]>, out: &mut [u8
         }
         return;
     };
-    let max_code = f32::from(MAX_CODE);
-    let spread = mean_square(row);
-    let groups = groups(row)
-        .zip(groups(importance))
-        .zip(out.chunks_mut(LANES));
-    for ((x, importance), out) in groups {
-        let (lanes, weight) = weighted_group(x, importance, spread);
-        let fit = fit_affine::<WEIGHTS, false>(&lanes, &weight, max_code, WEIGHTED_GRID);
-        for (k, (x, out)) in x.iter().zip(out).enumerate() {
-            let codes = fit.codes(k, x, i32::from(MAX_CODE));
-            pack_q5_1(fit.scale[k], -fit.min[k], &codes, out);
-        }
-    }
+    encode_affine(isa, row, importance, MAX_CODE, |at, scale, low, codes| {
+        pack_q5_1(scale, low, codes, &mut out[at]);
+    });
 }
 
 #[inline(always)]
@@ -115,6 +157,8 @@ pub(super) fn decode_q5_1(bytes: &[u8], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -133,7 +177,7 @@ mod tests {
         let x: [f32; WEIGHTS] = std::array::from_fn(|i| i as f32 * 0.25 - 2.0);
         for importance in [None, Some([1.0; WEIGHTS])] {
             let mut out = [0; Q5_1_BYTES];
-            encode_q5_1(&x, importance.as_ref().map(|i| &i[..]), &mut out);
+            encode_q5_1(Scalar, &x, importance.as_ref().map(|i| &i[..]), &mut out);
             let mut back = [0.0; WEIGHTS];
             decode_q5_1(&out, &mut back);
             assert!(x.iter().zip(back).all(|(a, b)| (a - b).abs() <= 2e-3));

@@ -3,16 +3,44 @@
 //!
 //! Weight = d × scale × (code − 32).
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::{LANES, Lanes, map, map_array, round_wrapping, transpose};
 use super::scale_search::{NEGLIGIBLE, SymmetricFit, fit_symmetric};
 use super::super_block::{By16, WEIGHTS, by_16, symmetric_codes};
+use super::validate::Check;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
 pub(super) const BYTES: usize = 210;
 
 /// Codes are stored with this added.
 const HALF: i32 = 32;
+
+/// The codec.
+pub(super) struct Q6K;
+
+impl Codec for Q6K {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q6_K",
+        id: 14,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[208]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {

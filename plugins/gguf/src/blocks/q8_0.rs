@@ -2,13 +2,42 @@
 //!
 //! Weight = scale × code. Importance weights have no part in it.
 
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::{abs_max, round_half_away};
+use super::validate::Check;
 
 /// Weights in a block.
 pub(super) const WEIGHTS: usize = 32;
 /// Bytes in a block: scale, then codes in order.
 pub(super) const BYTES: usize = 34;
+
+/// The codec.
+#[allow(non_camel_case_types)] // the name of the type
+pub(super) struct Q8_0;
+
+impl Codec for Q8_0 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "Q8_0",
+        id: 8,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Scales(&[0]);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
 
 #[inline(always)]
 pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {

@@ -11,7 +11,7 @@ mod descent;
 mod nonnegative;
 mod symmetric;
 
-pub(super) use affine::{AffineFit, TrialGrid, fit_affine};
+pub(super) use affine::{AffineFits, TrialGrid, fit_affine};
 pub(super) use descent::fit_symmetric_by_descent;
 pub(super) use nonnegative::fit_nonnegative;
 pub(super) use symmetric::{SymmetricFit, fit_symmetric, fit_symmetric_single};

@@ -1,7 +1,10 @@
 //! What the types with blocks of 32 weights and four- or five-bit codes share.
 
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES};
+
 use super::lanes::{LANES, Lanes, map_array, min_max, transpose, truncate};
-use super::super_block::{scaled_importance, square_sum};
+use super::scale_search::{AffineFits, TrialGrid, fit_affine};
+use super::super_block::{importance_weights, scaled_importance, square_sum};
 
 /// Weights in a block.
 pub(super) const WEIGHTS: usize = 32;
@@ -95,6 +98,33 @@ fn peak(x: &[f32; WEIGHTS]) -> f32 {
     } else {
         let first = x.iter().find(|x| x.abs() == high);
         first.map_or(0.0, |first| if high == 0.0 { 0.0 } else { *first })
+    }
+}
+
+/// Searches affine blocks with importances; `pack` gets each block's place, scale,
+/// lowest value and codes.
+#[inline(always)]
+pub(super) fn encode_affine<I: Isa>(
+    isa: I,
+    row: &[f32],
+    importance: &[f32],
+    max_code: u8,
+    mut pack: impl FnMut(usize, f32, f32, &Codes),
+) {
+    let spread = isa.splat(mean_square(row));
+    let [row, importance] = [row, importance].map(|row| row.as_chunks::<WEIGHTS>().0);
+    let groups = row.chunks(I::LANES).zip(importance.chunks(I::LANES));
+    for (first, (blocks, importance)) in (0..).step_by(I::LANES).zip(groups) {
+        let x = isa.transpose(blocks);
+        let weight = importance_weights(&x, &isa.transpose(importance), spread);
+        let grid = TrialGrid::WEIGHTED;
+        let fit = fit_affine::<I, WEIGHTS, false>(isa, &x, &weight, max_code, grid);
+        let mut fits = AffineFits::<MAX_LANES>::NONE;
+        fits.put(0, &fit);
+        for (k, x) in blocks.iter().enumerate() {
+            let codes = fits.codes(k, x, max_code);
+            pack(first + k, fits.scale[k], -fits.min[k], &codes);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the K types share: super-blocks of 256 weights, made of eight
 //! sub-blocks of 32 or sixteen of 16.
 
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
+
 use super::lanes::{LANES, Lanes, map, round_wrapping};
 
 /// Weights in a super-block.
@@ -11,12 +13,6 @@ pub(super) type By32 = [[f32; 32]; 8];
 
 /// A super-block as sixteen sub-blocks of 16, in two groups of [`LANES`].
 pub(super) type By16 = [[[f32; 16]; LANES]; 2];
-
-/// The super-blocks of a row, as sub-blocks of 32.
-#[inline(always)]
-pub(super) fn by_32(row: &[f32]) -> &[By32] {
-    row.as_chunks::<32>().0.as_chunks::<8>().0
-}
 
 /// The super-blocks of a row, as sub-blocks of 16.
 #[inline(always)]
@@ -73,20 +69,45 @@ pub(super) fn scaled_importance<const S: usize>(
     out
 }
 
-/// Codes of a sub-block for its stored step and minimum: (x + min) ÷ step,
-/// rounded and limited.
+/// Importances of transposed sub-blocks: the given ones, scaled by
+/// √(`spread` + x²) so that large weights count more.
 #[inline(always)]
-pub(super) fn affine_codes<const S: usize>(
-    x: &[f32; S],
-    step: f32,
-    min: f32,
-    max_code: i32,
-) -> [u8; S] {
-    let mut codes = [0; S];
-    for (code, x) in codes.iter_mut().zip(x) {
-        *code = round_wrapping((x + min) / step).clamp(0, max_code) as u8;
+pub(super) fn importance_weights<V: Vector, const S: usize>(
+    x: &[V; S],
+    importance: &[V; S],
+    spread: V,
+) -> [V; S] {
+    let mut out = *x;
+    for (out, importance) in out.iter_mut().zip(importance) {
+        *out = *importance * (spread + *out * *out).sqrt();
     }
-    codes
+    out
+}
+
+/// Codes for stored steps and minimums: (x + min) ÷ step, rounded and limited.
+#[inline(always)]
+pub(super) fn affine_codes<I: Isa>(
+    isa: I,
+    x: I::F32,
+    step: I::F32,
+    min: I::F32,
+    max_code: u8,
+) -> I::F32 {
+    let code = ((x + min) / step).round_wrapping();
+    let top = isa.splat(f32::from(max_code));
+    code.smaller(top).larger(isa.splat(0.0))
+}
+
+/// A number for each weight of a super-block from one for each sub-block of 16.
+#[inline(always)]
+pub(super) fn expand(values: &[f32; 16]) -> [f32; WEIGHTS] {
+    let mut out = [[0.0; 16]; 16];
+    for (out, &value) in out.iter_mut().zip(values) {
+        *out = [value; 16];
+    }
+    let mut flat = [0.0; WEIGHTS];
+    flat.copy_from_slice(out.as_flattened());
+    flat
 }
 
 /// Codes of a sub-block for its stored step, plus `half`.
@@ -119,6 +140,8 @@ pub(super) fn pack_two_bits(codes: &[u8; WEIGHTS], out: &mut [u8; 64]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
@@ -131,10 +154,12 @@ mod tests {
 
     #[test]
     fn codes_are_rounded_and_limited() {
-        assert_eq!(
-            affine_codes(&[-1.0, 0.0, 0.26, 9.0], 0.5, 1.0, 3),
-            [0, 2, 3, 3]
-        );
+        for (x, code) in [(-2.0, 0), (-1.0, 0), (0.0, 2), (0.26, 3), (9.0, 3)] {
+            let [x, step, min] = [x, 0.5, 1.0].map(|value| Scalar.splat(value));
+            let mut codes = [9];
+            affine_codes(Scalar, x, step, min, 3).store_bytes(&mut codes);
+            assert_eq!(codes, [code]);
+        }
         assert_eq!(
             symmetric_codes(&[-9.0, -0.5, 0.0, 9.0], 1.0, 4),
             [0, 4, 4, 7]

@@ -6,8 +6,10 @@ use llm_quantize_plugin_api::{
     ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, TensorView,
 };
 
+use llm_quantize_plugin_api::kernels::simd::Level;
+
 use super::verify;
-use crate::blocks::{BlockType, CpuLevel, encode_row_on};
+use crate::blocks::{BlockType, encode_row_on};
 use crate::families::{Transform, permuted_row};
 
 /// How a unit's rows become bytes.
@@ -67,8 +69,8 @@ impl Job for GgufJob {
         let ([input], [output]) = (call.inputs, call.outputs) else {
             return Err(Error::internal("a unit has one input and one output"));
         };
-        let cpu = CpuLevel::at_most(self.host.cpu_level());
-        encoding.encode(cpu, input, call.rows.start, output)?;
+        let level = Level::at_most(self.host.cpu_level());
+        encoding.encode(level, input, call.rows.start, output)?;
         Ok(EncodeReport::default())
     }
 
@@ -81,7 +83,7 @@ impl Encoding {
     /// Encodes the rows of a view that starts at row `first` of the tensor.
     fn encode(
         &self,
-        cpu: CpuLevel,
+        level: Level,
         input: &TensorView<'_>,
         first: u64,
         output: &mut [u8],
@@ -109,7 +111,7 @@ impl Encoding {
                         .as_ref()
                         .map(|importance| importance.of_row(first + index as u64, row.len()))
                         .transpose()?;
-                    encode_row_on(cpu, *ty, &row, weights, out).map_err(|error| {
+                    encode_row_on(level, *ty, &row, weights, out).map_err(|error| {
                         let number = first + order.source_row(index) as u64;
                         Error::corrupt(format!("tensor \"{}\", row {number}: {error}", self.name))
                     })?;

@@ -1,0 +1,194 @@
+//! Every level agrees with the scalar one, lane by lane and bit for bit.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Numbers for each lane of the widest vector, three operands.
+type Operands = [[f32; 32]; 3];
+
+/// All operations on one vector of operands, at the places of its lanes.
+struct Operations<'a> {
+    operands: &'a Operands,
+    from: usize,
+    out: &'a mut Vec<[f32; 32]>,
+}
+
+impl Kernel for Operations<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        let [a, b, c] = [0, 1, 2].map(|k| isa.load(&self.operands[k][self.from..]));
+        let mask = a.lt(b);
+        let other = b.eq(c) | c.gt(a);
+        let results = [
+            a + b,
+            a - b,
+            a * b,
+            a / b,
+            a.abs(),
+            a.abs().sqrt(),
+            a.larger(b),
+            a.smaller(b),
+            a.round_wrapping(),
+            Vector::select(mask, a, b),
+            Vector::select(mask & other, a, b),
+            Vector::select(mask | other, a, b),
+            Vector::select(!mask, a, b),
+            a.eq(b).any_as(isa),
+            isa.splat(self.operands[0][0]),
+        ];
+        self.out.resize(results.len(), [0.0; 32]);
+        for (result, out) in results.iter().zip(self.out.iter_mut()) {
+            result.store(&mut out[self.from..]);
+        }
+        I::LANES
+    }
+}
+
+trait AnyAs<I: Isa>: Mask {
+    /// The mask as numbers; `any` and `all` have to agree with it.
+    fn any_as(self, isa: I) -> I::F32;
+}
+
+impl<I: Isa> AnyAs<I> for <I::F32 as Vector>::Mask {
+    #[inline(always)]
+    fn any_as(self, isa: I) -> I::F32 {
+        let numbers = Vector::select(self, isa.splat(1.0), isa.splat(0.0));
+        let mut stored = [0.0; 32];
+        numbers.store(&mut stored);
+        let set = stored[..I::LANES].iter().filter(|x| **x == 1.0).count();
+        assert_eq!((self.any(), self.all()), (set > 0, set == I::LANES));
+        numbers
+    }
+}
+
+fn results(level: Level, operands: &Operands) -> Vec<[f32; 32]> {
+    let (mut out, mut from) = (Vec::new(), 0);
+    while from < 32 {
+        let out = &mut out;
+        from += level.dispatch(Operations {
+            operands,
+            from,
+            out,
+        });
+    }
+    out
+}
+
+fn any_number() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        any::<f32>(),
+        -100.0f32..100.0,
+        (-20i32..20).prop_map(|n| n as f32 * 0.5),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn operations_are_the_same_on_every_level(
+        operands in prop::array::uniform3(prop::array::uniform32(any_number()))
+    ) {
+        let expected = results(Level::scalar(), &operands);
+        for level in Level::all() {
+            for (op, (got, want)) in results(level, &operands).iter().zip(&expected).enumerate() {
+                for (got, want) in got.iter().zip(want) {
+                    let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+                    prop_assert!(same, "{} operation {op}: {got:e} and not {want:e}", level.name());
+                }
+            }
+        }
+    }
+}
+
+/// Transposes, rounds, stores as bytes and finds the extremes.
+struct Moves<'a>(&'a [[f32; 32]]);
+
+impl Kernel for Moves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for count in 0..=I::LANES {
+            let rows = &self.0[..count];
+            let columns = isa.transpose(rows);
+            for (i, column) in columns.iter().enumerate() {
+                let mut stored = [f32::NAN; 32];
+                column.store(&mut stored);
+                for (k, value) in stored[..I::LANES].iter().enumerate() {
+                    assert_eq!(*value, rows.get(k).map_or(0.0, |row| row[i]));
+                }
+            }
+        }
+        let vector = isa.load(&self.0[3]);
+        let lanes = &self.0[3][..I::LANES];
+        assert_eq!(
+            vector.max_lane(),
+            lanes.iter().copied().fold(f32::MIN, f32::max)
+        );
+        assert_eq!(
+            vector.min_lane(),
+            lanes.iter().copied().fold(f32::MAX, f32::min)
+        );
+        let mut bytes = [0; 32];
+        vector.round().store_bytes(&mut bytes);
+        for (byte, value) in bytes.iter().zip(lanes) {
+            assert_eq!(*byte, value.round_ties_even() as i32 as u8, "{value}");
+        }
+    }
+}
+
+#[test]
+fn moves_are_the_same_on_every_level() {
+    let rows: Vec<[f32; 32]> = (0..32)
+        .map(|k| std::array::from_fn(|i| ((k * 37 + i * 101) % 1009) as f32 * 0.5 - 250.0))
+        .collect();
+    Level::all().for_each(|level| level.dispatch(Moves(&rows)));
+}
+
+struct Round(f32);
+
+impl Kernel for Round {
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> [f32; 2] {
+        let (mut small, mut wrapping) = ([0.0; 32], [0.0; 32]);
+        isa.splat(self.0).round().store(&mut small);
+        isa.splat(self.0).round_wrapping().store(&mut wrapping);
+        [small[I::LANES - 1], wrapping[0]]
+    }
+}
+
+#[test]
+fn rounding() {
+    for level in Level::all() {
+        for (value, even) in [
+            (0.5, 0.0),
+            (1.5, 2.0),
+            (2.5, 2.0),
+            (-0.5, 0.0),
+            (-2.5, -2.0),
+            (0.499_999_97, 0.0),
+            (-126.5, -126.0),
+            (126.499_99, 126.0),
+        ] {
+            assert_eq!(level.dispatch(Round(value)), [even, even], "{value}");
+        }
+        for (value, wrapped) in [
+            (f32::NAN, 0.0),
+            (f32::INFINITY, -4_194_304.0),
+            (-4_194_304.0, -4_194_304.0),
+            (4_194_303.0, 4_194_303.0),
+        ] {
+            assert_eq!(level.dispatch(Round(value))[1], wrapped, "{value}");
+        }
+    }
+}
+
+#[test]
+fn levels_are_limited() {
+    assert_eq!(Level::at_most(crate::CpuLevel::Scalar).name(), "scalar");
+    assert!(Level::all().any(|level| level.name() == Level::detect().name()));
+}

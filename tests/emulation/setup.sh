@@ -3,12 +3,11 @@
 # servers: one Debian suite has rustc and the standard libraries of both processors in one version. A private apt
 # chooses the packages and checks signatures and SHA-256 sums; nothing is installed into the system.
 #
-# Usage: setup.sh [CACHE_DIR]
-# CACHE_DIR defaults to $LLM_QUANTIZE_EMULATION, else llm-quantize-emulation in the user's cache folder.
-# Running it again does nothing once it is complete. Needs: x86-64 Debian (apt, archive keys), rustup's toolchain for
-# its linker, a C compiler; no root.
+# It goes to $LLM_QUANTIZE_EMULATION, by default llm-quantize-emulation in the user's cache folder; running it again does
+# nothing once it is complete. Needs: x86-64 Debian (apt, archive keys), rustup's toolchain for its linker, a C compiler;
+# no root.
 set -euo pipefail
-cache=${1:-${LLM_QUANTIZE_EMULATION:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-emulation}}
+cache=${LLM_QUANTIZE_EMULATION:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-emulation}
 suite=forky
 minimum=1.95
 
@@ -18,7 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 lld=$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld
 stamp="$suite $lld $(sha256sum <setup.sh)"
 if [ "$(cat "$cache/stamp" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
-root=$cache/root apt=$cache/apt
+root=$cache/root apt=$cache/apt libraries=$cache/root/usr/lib/aarch64-linux-gnu
 rm -rf "$cache/stamp" "$apt" "$root"
 mkdir -p "$apt"/{etc/{apt.conf.d,sources.list.d,preferences.d},state/lists/partial,cache/archives/partial} "$root"
 
@@ -51,29 +50,15 @@ for package in *.deb; do
   esac
 done
 ln -s usr/lib "$root/lib"
-ln -s libgcc_s.so.1 "$root/usr/lib/aarch64-linux-gnu/libgcc_s.so"
+ln -s libgcc_s.so.1 "$libraries/libgcc_s.so"
 
 # The suite's rustc runs with the suite's C library, which may be newer than the system's.
 cat >"$root/rustc" <<WRAPPER
 #!/bin/sh
 exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/rustc" "\$@"
 WRAPPER
-# rustc calls a C compiler to link. This stands in for it: the same arguments for a bare linker, and the C library.
-cat >"$root/cc" <<WRAPPER
-#!/bin/bash
-arguments=()
-for argument; do
-  case \$argument in
-    -Wl,*) IFS=, read -ra parts <<<"\${argument#-Wl,}" && arguments+=("\${parts[@]}") ;;
-    -pie) arguments+=(-pie "$root/usr/lib/aarch64-linux-gnu/Scrt1.o") ;;
-    -nodefaultlibs) ;;
-    *) arguments+=("\$argument") ;;
-  esac
-done
-exec "$lld" -flavor gnu --sysroot="$root" --dynamic-linker=/lib/ld-linux-aarch64.so.1 \
-  -L"$root/usr/lib/aarch64-linux-gnu" "\${arguments[@]}"
-WRAPPER
-chmod +x "$root"/{rustc,cc}
+chmod +x "$root/rustc"
+# The linker is called without a C compiler, which would have known where the C library is.
 cat >"$root/cargo.toml" <<CONFIGURATION
 [build]
 rustc = "$root/rustc"
@@ -84,7 +69,11 @@ incremental = false
 debug = false
 [target.aarch64-unknown-linux-gnu]
 runner = ["$root/usr/bin/qemu-aarch64", "-L", "$root"]
-linker = "$root/cc"
+linker = "$lld"
+rustflags = [
+  "-Clinker-flavor=ld.lld", "-Lnative=$libraries", "-Clink-arg=--sysroot=$root",
+  "-Clink-arg=--dynamic-linker=/lib/ld-linux-aarch64.so.1", "-Clink-arg=$libraries/Scrt1.o",
+]
 CONFIGURATION
 rm -rf "$apt"
 printf '%s\n' "$stamp" >"$cache/stamp"

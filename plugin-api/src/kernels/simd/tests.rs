@@ -82,6 +82,7 @@ fn any_number() -> impl Strategy<Value = f32> {
         any::<f32>(),
         -100.0f32..100.0,
         (-20i32..20).prop_map(|n| n as f32 * 0.5),
+        prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0]),
     ]
 }
 

@@ -5,12 +5,13 @@ straight from the Hugging Face folder: names, shapes, types, bytes and metadata,
 importance matrix, with each option that changes the mixture, and from a GGUF source. Shards must load.
 """
 
+import re
 import shutil
 
 import gguf_file
 import imatrix
 import llama
-from common import FLOAT_LEVELS, LEVELS, Check, float_level
+from common import FLOAT_LEVELS, LEVELS, NEED_IMATRIX, Check, ToolError, float_level
 
 # llama-quantize (the program) records the importance matrix in these keys; llama_model_quantize (the library) does not.
 IMATRIX_KEYS = ("quantize.imatrix.",)
@@ -29,6 +30,13 @@ VARIANTS = [
      {"tensor_types": [(r"blk\.[02]\.ffn_down", "Q8_0")]}, False),
     ("two tensor-types", "Q3_K_M", ["tensor-type=attn_v=q6_k", r"tensor-type=blk\.\d+\.ffn_(up|gate)=q5_1"],
      {"tensor_types": [("attn_v", "Q6_K"), (r"blk\.\d+\.ffn_(up|gate)", "Q5_1")]}, True),
+    ("pure", "MXFP4_MOE", ["pure=true"], {"pure": True}, False),
+    ("pure", "IQ4_XS", ["pure=true"], {"pure": True}, True),
+    ("types of other levels", "IQ4_NL",
+     ["tensor-type=attn_k=mxfp4", "tensor-type=ffn_up=tq2_0", "tensor-type=ffn_gate=iq4_xs", "output-tensor-type=iq4_nl",
+      "token-embedding-type=mxfp4"],
+     {"tensor_types": [("attn_k", "MXFP4"), ("ffn_up", "TQ2_0"), ("ffn_gate", "IQ4_XS")], "output_tensor_type": "IQ4_NL",
+      "token_embedding_type": "MXFP4"}, True),
     ("leave-output-tensor", "Q4_K_M", ["leave-output-tensor=true"], {"leave_output_tensor": True}, False),
 ]
 
@@ -68,6 +76,23 @@ class ModelRun:
         shutil.rmtree(self.work / "ours")
         theirs.unlink()
 
+    def _refused(self, level):
+        """Without an importance matrix both refuse, and name the same tensor."""
+        theirs, ours = "", ""
+        try:
+            llama.quantize(self.base, self.work / "reference.gguf", level)
+        except llama.LlamaError as error:
+            theirs = str(error)
+        try:
+            self.check.quantize(self.source, level, self.work / "ours")
+        except ToolError as error:
+            ours = str(error)
+        named = re.search(r"offending tensor: (\S+)", theirs)
+        problems = [] if named else [f"libllama does not refuse: {theirs}"]
+        if not named or named[1] not in ours or "needs an importance matrix" not in ours:
+            problems.append(f"ours: {ours or 'no refusal'}")
+        self.check.verdict(f"{self.name} {level} without an importance matrix", problems, f"refused for {named and named[1]}")
+
     @staticmethod
     def _imatrix_keys(file, weights):
         count = file.value("quantize.imatrix.entries_count")
@@ -77,7 +102,10 @@ class ModelRun:
 
     def levels(self, levels):
         for level in levels:
-            self.one("", level)
+            if level in NEED_IMATRIX:
+                self.check.attempt(f"{self.name} {level}", self._refused, level)
+            else:
+                self.one("", level)
             if level not in FLOAT_LEVELS:
                 self.one("imatrix", level, file=self.imatrix, weights=self.weights)
         for level in ("Q4_K_M", "Q4_0"):

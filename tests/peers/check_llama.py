@@ -9,8 +9,10 @@ import json
 
 import numpy as np
 
+import gguf_file
+import imatrix
 import llama
-from common import FIXTURES, LEVELS, Check
+from common import FIXTURES, LEVELS, NEED_IMATRIX, Check
 
 LOGIT_TOLERANCE = 0.02
 PERPLEXITY_TOLERANCE = 0.005
@@ -58,13 +60,17 @@ def reference_checks(check, work, expected):
 def every_level(check, name, work, levels):
     """Loads each level and bounds its perplexity relative to F16's."""
     source = check.model(name, work)
+    weights = work / f"{name}-imatrix.gguf"
     ids, base = None, None
     for level in ["F16"] + [x for x in levels if x != "F16"]:
         label = f"{name} {level}"
         out = work / "llama-levels"
-        path = check.attempt(label, check.quantize, source, level, out)
+        needed = weights if level in NEED_IMATRIX else None
+        path = check.attempt(label, check.quantize, source, level, out, needed)
         if path is None:
             continue
+        if not weights.exists():
+            imatrix.write_gguf(weights, imatrix.synthetic(gguf_file.GgufFile(path).tensors))
         size = path.stat().st_size
         try:
             with llama.Model(path) as model:

@@ -16,7 +16,8 @@ import llama
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "tiny-llama"
 LEVELS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S",
-          "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
+          "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "Q2_K_S", "TQ1_0", "TQ2_0", "MXFP4_MOE"]
+NEED_IMATRIX = ("Q2_K_S",)  # llama-quantize refuses these levels without an importance matrix, and so do we
 FLOAT_LEVELS = ("F32", "F16", "BF16")
 
 

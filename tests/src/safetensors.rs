@@ -14,6 +14,15 @@ pub struct Tensor {
     bytes: Vec<u8>,
 }
 
+impl Tensor {
+    /// Replaces one number of a tensor in bfloat16, counted from its beginning.
+    pub fn set_bf16(&mut self, index: usize, value: f32) {
+        assert_eq!(self.info["dtype"], "BF16", "{}", self.name);
+        let bytes = half::bf16::from_f32(value).to_le_bytes();
+        self.bytes[2 * index..2 * index + 2].copy_from_slice(&bytes);
+    }
+}
+
 /// All tensors of a file, in the header's order.
 pub fn read_safetensors(path: &Path) -> Vec<Tensor> {
     let file = std::fs::read(path).expect("a file");

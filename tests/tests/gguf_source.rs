@@ -15,7 +15,7 @@ fn text(path: &Path) -> String {
 fn quantizing_a_gguf_gives_the_same_file_as_quantizing_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let plain = quantize(&tiny_llama(), "BF16", dir.path(), &[]);
-    for level in ["Q4_K_M", "Q5_0", "Q2_K"] {
+    for level in ["Q4_K_M", "Q5_0", "Q2_K", "IQ4_XS", "TQ1_0"] {
         let direct = quantize(
             &tiny_llama(),
             level,
@@ -95,6 +95,38 @@ fn a_plain_gguf_comes_back_bit_for_bit() {
     let bytes = |path: &Path| fs::read(path).unwrap();
     assert_eq!(bytes(&again).len(), bytes(&direct).len());
     assert_eq!(sha256(&again), sha256(&direct));
+}
+
+#[test]
+fn quantized_files_become_models_of_the_values_they_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let renamed = dir.path().join("tiny-llama");
+    // Encoding the values of these types once more changes nothing.
+    for (level, is_stable) in [
+        ("TQ1_0", true),
+        ("TQ2_0", true),
+        ("MXFP4_MOE", true),
+        ("IQ4_NL", false),
+        ("IQ4_XS", false),
+    ] {
+        let more = |name| ["-n", name, "--set", "pure=true", "--overwrite"];
+        let once = quantize(&tiny_llama(), level, dir.path(), &more("once"));
+        let (model, folder) = (text(&once), text(dir.path()));
+        let arguments = [
+            "convert", &model, "hf", "-o", &folder, "-n", "back", "-q", "f32",
+        ];
+        let report = run_json(arguments).expect_code(0).json();
+        fs::rename(report["output_path"].as_str().unwrap(), &renamed).unwrap();
+        let twice = quantize(&renamed, level, dir.path(), &more("twice"));
+        assert_eq!(
+            fs::metadata(&once).unwrap().len(),
+            fs::metadata(&twice).unwrap().len()
+        );
+        if is_stable {
+            assert_eq!(sha256(&once), sha256(&twice), "{level}");
+        }
+        fs::remove_dir_all(&renamed).unwrap();
+    }
 }
 
 #[test]

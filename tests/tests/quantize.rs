@@ -5,14 +5,36 @@
 use std::fs;
 use std::path::Path;
 
+use llm_quantize_tests::safetensors::{read_safetensors, write_safetensors};
 use llm_quantize_tests::{
     copy_folder, edit_json, names, quantize, run, run_json, sha256, tiny_llama,
 };
 use serde_json::json;
 
-const LEVELS: [&str; 17] = [
-    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M",
-    "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+/// All levels that need no importance matrix.
+const LEVELS: [&str; 22] = [
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q2_K",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q3_K_L",
+    "Q4_K_S",
+    "Q4_K_M",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "TQ1_0",
+    "TQ2_0",
+    "MXFP4_MOE",
 ];
 
 fn quantize_args<'a>(model: &'a str, level: &'a str, folder: &'a str) -> Vec<&'a str> {
@@ -36,7 +58,13 @@ fn spoilt(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
 fn refusal(model: &Path, more: &[&str], code: i32) -> serde_json::Value {
     let out = tempfile::tempdir().unwrap();
     let (model, folder) = (text(model), text(out.path()));
-    let mut arguments = quantize_args(&model, "Q4_K_M", &folder);
+    let level = if more.contains(&"-q") {
+        &[][..]
+    } else {
+        &["-q", "Q4_K_M"]
+    };
+    let mut arguments = vec!["quantize", &model, "gguf", "-o", &folder];
+    arguments.extend(level);
     arguments.extend(more);
     let error = run_json(&arguments).expect_code(code).json();
     assert_eq!(error["status"], "error");
@@ -253,21 +281,79 @@ fn damaged_models_are_refused() {
     );
 }
 
+/// The built-in model with one weight replaced: in the row 5 of a layer's value projection.
+fn with_weight(value: f32) -> tempfile::TempDir {
+    spoilt(|folder| {
+        let path = folder.join("model.safetensors");
+        let mut tensors = read_safetensors(&path);
+        let values = tensors
+            .iter_mut()
+            .find(|tensor| tensor.name == "model.layers.2.self_attn.v_proj.weight");
+        values.unwrap().set_bf16(5 * 256 + 17, value);
+        write_safetensors(&path, &tensors);
+    })
+}
+
+/// Every way to store the rows of the weight that is replaced: copied, converted, quantized.
+const WAYS: [&str; 6] = ["BF16", "F32", "F16", "Q8_0", "IQ4_XS", "TQ2_0"];
+
 #[test]
 fn a_weight_that_is_no_number_is_named_and_nothing_is_left() {
-    let model = spoilt(|folder| {
-        let path = folder.join("model.safetensors");
-        let mut bytes = fs::read(&path).unwrap();
-        let end = bytes.len();
-        bytes[end - 2000..end - 1998].copy_from_slice(&half::bf16::NAN.to_le_bytes());
-        fs::write(&path, bytes).unwrap();
-    });
-    let error = refusal(model.path(), &[], 6);
-    let message = error["message"].as_str().unwrap();
-    assert!(
-        message.contains("tensor \"") && message.contains("row"),
-        "{message}"
-    );
+    for value in [f32::NAN, f32::INFINITY] {
+        let model = with_weight(value);
+        for level in WAYS {
+            let error = refusal(model.path(), &["-q", level], 6);
+            let message = error["message"].as_str().unwrap();
+            assert!(
+                message.contains("tensor \"blk.2.attn_v.weight\", row 5: "),
+                "{level}: {message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn weights_too_large_for_a_type_are_named_and_nothing_is_left() {
+    let model = with_weight(1e9);
+    for level in WAYS {
+        if ["BF16", "F32"].contains(&level) {
+            let out = tempfile::tempdir().unwrap();
+            quantize(model.path(), level, out.path(), &[]);
+            continue;
+        }
+        let error = refusal(model.path(), &["-q", level], 6);
+        let message = error["message"].as_str().unwrap();
+        let because = "row 5: its weights do not fit";
+        assert!(
+            message.contains("\"blk.2.attn_v.weight\"") && message.contains(because),
+            "{level}: {message}"
+        );
+        assert!(error["suggestion"].as_str().unwrap().contains("bf16"));
+    }
+}
+
+#[test]
+fn levels_of_very_few_bits_need_an_importance_matrix() {
+    for dry_run in [&[][..], &["--dry-run"]] {
+        let arguments = [&["-q", "Q2_K_S"], dry_run].concat();
+        let error = refusal(&tiny_llama(), &arguments, 10);
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains("Q2_K_S needs an importance matrix")
+                && message.contains("\"blk.0.attn_k.weight\""),
+            "{message}"
+        );
+        assert!(
+            error["suggestion"]
+                .as_str()
+                .unwrap()
+                .contains("llama-imatrix")
+        );
+    }
+    // With other types for what needs one, nothing does.
+    let out = tempfile::tempdir().unwrap();
+    let all = ["--set", "tensor-type=blk=q3_k"];
+    quantize(&tiny_llama(), "Q2_K_S", out.path(), &all);
 }
 
 #[test]

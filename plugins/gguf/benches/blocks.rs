@@ -24,7 +24,7 @@ fn encode(criterion: &mut Criterion) {
     let mut random = Random(1);
     let rows = Kind::Normal.row(ROWS * COLS, &mut random);
     let weights = importance(0, COLS, &mut random);
-    for ty in BlockType::all().filter(|ty| ty.supports_encode()) {
+    for ty in BlockType::all() {
         for (label, weights) in [("encode", None), ("encode-importance", Some(&weights[..]))] {
             let mut group = criterion.benchmark_group(format!("{label}/{ty}"));
             group.throughput(Throughput::Elements(rows.len() as u64));

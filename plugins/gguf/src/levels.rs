@@ -6,10 +6,10 @@
 
 use crate::blocks::BlockType::{self, *};
 use crate::mixture::rules::When::{
-    EightExperts, Falcon, First, FirstFraction, GroupedQuery, Imatrix, MoreBits, NotEightExperts,
-    NotFalcon,
+    EightExperts, Experts, Falcon, First, FirstFraction, GroupedQuery, Imatrix, MoreBits,
+    NoImatrix, NotEightExperts, NotFalcon,
 };
-use crate::mixture::rules::{Rule, attn_output, attn_v, ffn_down};
+use crate::mixture::rules::{Rule, all, attn_output, attn_v, ffn_down, output, token_embd};
 
 /// A quantization level.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct Level {
     /// Who should take it, in one line.
     pub description: &'static str,
     /// Bits per weight over a whole model, measured on Llama-3.1-8B; smaller models, with a larger
-    /// share of embeddings, take more.
+    /// share of embeddings, take more. MXFP4_MOE's is Qwen3-30B-A3B's, as it is for such models.
     pub bits_per_weight: f32,
     /// Which tensors get another type; the first rule that holds counts.
     pub rules: &'static [Rule],
@@ -139,6 +139,19 @@ pub const LEVELS: &[Level] = &[
         ],
     },
     Level {
+        name: "IQ4_NL",
+        aliases: &[],
+        file_type: 25,
+        base: IQ4_NL,
+        description: "4 bits on an uneven scale: as large as Q4_K_S, for rows that are no multiple of 256",
+        bits_per_weight: 4.68,
+        rules: &[
+            attn_v(&[GroupedQuery], Q5_K),
+            attn_output(&[NotFalcon, EightExperts], Q5_K),
+            ffn_down(&[NoImatrix, FirstFraction(8)], Q5_K),
+        ],
+    },
+    Level {
         name: "Q4_K_S",
         aliases: &[],
         file_type: 14,
@@ -159,6 +172,28 @@ pub const LEVELS: &[Level] = &[
         description: "4 bits, older type: fast on some hardware, else prefer Q4_K_S",
         bits_per_weight: 4.64,
         rules: &[ffn_down(&[Imatrix, FirstFraction(8)], Q4_1)],
+    },
+    Level {
+        name: "MXFP4_MOE",
+        aliases: &["MXFP4"],
+        file_type: 38,
+        base: MXFP4,
+        description: "experts at 4 bits, all else at 8: for models with experts trained so, as gpt-oss",
+        bits_per_weight: 4.46,
+        rules: &[output(&[], Q8_0), all(&[Experts], MXFP4), all(&[], Q8_0)],
+    },
+    Level {
+        name: "IQ4_XS",
+        aliases: &[],
+        file_type: 30,
+        base: IQ4_XS,
+        description: "4 bits on an uneven scale: smaller than Q4_K_S at about its quality",
+        bits_per_weight: 4.46,
+        rules: &[
+            attn_v(&[GroupedQuery], Q5_K),
+            attn_output(&[NotFalcon, EightExperts], Q5_K),
+            ffn_down(&[NoImatrix, FirstFraction(8)], Q5_K),
+        ],
     },
     Level {
         name: "Q3_K_L",
@@ -216,6 +251,36 @@ pub const LEVELS: &[Level] = &[
             ffn_down(&[], Q3_K),
         ],
     },
+    Level {
+        name: "Q2_K_S",
+        aliases: &[],
+        file_type: 21,
+        base: Q2_K,
+        description: "2 bits, few tensors at 4: smaller than Q2_K; needs an importance matrix",
+        bits_per_weight: 2.97,
+        rules: &[
+            attn_v(&[GroupedQuery], Q4_K),
+            ffn_down(&[FirstFraction(8)], Q4_K),
+        ],
+    },
+    Level {
+        name: "TQ2_0",
+        aliases: &[],
+        file_type: 37,
+        base: TQ2_0,
+        description: "ternary, in 2 bits: only for models trained with ternary weights; fast",
+        bits_per_weight: 2.52,
+        rules: &[token_embd(&[], Q4_K)],
+    },
+    Level {
+        name: "TQ1_0",
+        aliases: &[],
+        file_type: 36,
+        base: TQ1_0,
+        description: "ternary, in 1.7 bits: only for models trained with ternary weights",
+        bits_per_weight: 2.19,
+        rules: &[token_embd(&[], Q4_K)],
+    },
 ];
 
 impl Level {
@@ -231,6 +296,13 @@ impl Level {
     #[must_use]
     pub fn from_file_type(file_type: u32) -> Option<&'static Self> {
         LEVELS.iter().find(|level| level.file_type == file_type)
+    }
+
+    /// Whether tensors of this type are of no use without an importance matrix, so that
+    /// llama-quantize refuses to make them; embeddings and the output are an exception.
+    #[must_use]
+    pub fn requires_imatrix(&self, ty: BlockType) -> bool {
+        matches!((self.name, ty), ("Q2_K_S", Q2_K))
     }
 
     /// The name, then the aliases.
@@ -250,7 +322,7 @@ mod tests {
         let numbers: HashSet<_> = LEVELS.iter().map(|level| level.file_type).collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         assert_eq!(numbers.len(), LEVELS.len());
-        assert_eq!(LEVELS.len(), 17);
+        assert_eq!(LEVELS.len(), 23);
     }
 
     #[test]
@@ -261,12 +333,20 @@ mod tests {
         assert_eq!(name("q4_k"), Some("Q4_K_M"));
         assert_eq!(name("Q5_k"), Some("Q5_K_M"));
         assert_eq!(name("bf16"), Some("BF16"));
+        assert_eq!(name("mxfp4"), Some("MXFP4_MOE"));
         assert_eq!(name("Q4"), None);
         assert_eq!(
             Level::from_file_type(15).map(|level| level.name),
             Some("Q4_K_M")
         );
         assert!(Level::from_file_type(4).is_none());
+    }
+
+    #[test]
+    fn only_two_bits_of_the_small_mixture_need_an_importance_matrix() {
+        let needs = |name, ty| Level::find(name).unwrap().requires_imatrix(ty);
+        assert!(needs("Q2_K_S", Q2_K));
+        assert!(!needs("Q2_K_S", Q4_K) && !needs("Q2_K", Q2_K) && !needs("TQ1_0", TQ1_0));
     }
 
     #[test]

@@ -61,6 +61,9 @@ fn decodings(ty: BlockType, decode: Decode<'_>) -> u64 {
         for at in [1, 3, last, last.saturating_sub(2)] {
             block[at.min(last)] &= 0xbf;
         }
+        if ty == BlockType::MXFP4 {
+            block[0] &= 0xbf;
+        }
     }
     decode(ty, &bytes, &mut out);
     assert!(out.iter().all(|value| value.is_finite()), "{ty}");
@@ -74,12 +77,10 @@ fn decodings(ty: BlockType, decode: Decode<'_>) -> u64 {
 fn golden(encode: Encode<'_>, decode: Decode<'_>) -> String {
     let mut text = String::new();
     for ty in BlockType::all() {
-        if ty.supports_encode() {
-            let plain = encodings(ty, false, encode);
-            let weighted = encodings(ty, true, encode);
-            writeln!(text, "{ty} encoded {plain:016x}").unwrap();
-            writeln!(text, "{ty} encoded with importance {weighted:016x}").unwrap();
-        }
+        let plain = encodings(ty, false, encode);
+        let weighted = encodings(ty, true, encode);
+        writeln!(text, "{ty} encoded {plain:016x}").unwrap();
+        writeln!(text, "{ty} encoded with importance {weighted:016x}").unwrap();
         writeln!(text, "{ty} decoded {:016x}", decodings(ty, decode)).unwrap();
     }
     text

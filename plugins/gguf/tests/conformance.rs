@@ -177,3 +177,22 @@ fn an_importance_matrix_must_fit_the_model() {
         assert!(error.message.contains(because), "{error}");
     }
 }
+
+#[test]
+fn a_level_of_very_few_bits_needs_importance_weights_for_every_tensor() {
+    let refusal = |model: &TestModel| {
+        let error = build(&quantizer(), model, &request("Q2_K_S", &[]), 9, 0).err();
+        let error = error.unwrap();
+        assert_eq!(error.kind, ErrorKind::ImportanceMatrix);
+        error.message
+    };
+    let mut model = TestModel::tiny_llama();
+    let message = refusal(&model);
+    assert!(message.contains("needs an importance matrix"), "{message}");
+    model.add_attachment("imatrix", matrix(&["blk.0.attn_k.weight"], 256));
+    let message = refusal(&model);
+    assert!(
+        message.contains("needs importance weights for the tensor \"blk.0.attn_output.weight\""),
+        "{message}"
+    );
+}

@@ -31,12 +31,6 @@ pub enum BlockError {
         /// ggml's name of the type, in upper case.
         name: &'static str,
     },
-    /// The type can be read but not written.
-    #[error("{ty} can be decoded only; choose another type to quantize to")]
-    DecodeOnly {
-        /// The type asked for.
-        ty: BlockType,
-    },
     /// Blocks do not span rows, so a row must hold whole blocks.
     #[error("a row of {len} weights is not a whole number of {ty} blocks of {block} weights")]
     RowLength {

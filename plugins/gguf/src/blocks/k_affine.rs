@@ -6,7 +6,7 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 use super::float::{f16_bytes, get_f16};
 use super::lanes::{map_array, round_wrapping};
 use super::scale_search::{AffineFits, TrialGrid, fit_affine, fit_nonnegative};
-use super::super_block::{By32, SUMMED, affine_codes, importance_weights, square_sums};
+use super::super_block::{By32, SUMMED, affine_codes, by_32, importance_weights, square_sums};
 
 /// Largest six-bit scale.
 const MAX_SCALE: u8 = 63;
@@ -47,8 +47,8 @@ impl Affine {
         importance: Option<&[f32]>,
         mut pack: impl FnMut(usize, &Quantized),
     ) {
-        let blocks = row.as_chunks::<32>().0.as_chunks::<8>().0;
-        let importance = importance.map(|row| row.as_chunks::<32>().0.as_chunks::<8>().0);
+        let blocks = by_32(row);
+        let importance = importance.map(by_32);
         for (first, x) in (0..).step_by(CHUNK).zip(blocks.chunks(CHUNK)) {
             let importance = importance.map(|all| &all[first..first + x.len()]);
             let fits = self.fit(isa, x, importance);

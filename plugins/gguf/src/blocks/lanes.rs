@@ -37,26 +37,9 @@ pub(super) fn map_array<T: Copy, U: Copy + Default, const N: usize>(
     out
 }
 
-/// Turns `LANES` sub-blocks of `S` weights, one after the other, into `S`
-/// positions of `LANES` lanes.
-#[inline(always)]
-pub(super) fn transpose<const S: usize>(x: &[[f32; S]; LANES]) -> [Lanes; S] {
-    let mut out = [[0.0; LANES]; S];
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = map(|k| x[k][i]);
-    }
-    out
-}
-
 /// 1.5 × 2^23: adding it leaves no bits for a fraction, so the addition rounds
 /// to an integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
-
-/// Nearest integer, ties to even, of a number of at most 2^22.
-#[inline(always)]
-pub(super) fn round_small(value: f32) -> f32 {
-    (value + ROUND) - ROUND
-}
 
 /// Nearest integer, ties to even. Beyond ±2^22 the result is the low 23 bits
 /// of the rounded sum, as in ggml, whose codes for degenerate blocks depend
@@ -146,7 +129,6 @@ mod tests {
             (-126.5, -126, -127),
             (126.499_99, 126, 126),
         ] {
-            assert_eq!(round_small(value), even as f32, "{value}");
             assert_eq!(round_wrapping(value), even, "{value}");
             assert_eq!(round_half_away(value), away, "{value}");
         }
@@ -182,14 +164,5 @@ mod tests {
             x[i] = 4.0;
             assert_eq!(min_max(&x), (0.5, 4.0));
         }
-    }
-
-    #[test]
-    fn transposing_moves_sub_blocks_to_lanes() {
-        let x: [[f32; 3]; LANES] =
-            std::array::from_fn(|k| std::array::from_fn(|i| (10 * k + i) as f32));
-        let t = transpose(&x);
-        assert_eq!(t[2][5], 52.0);
-        assert_eq!(t[0][7], 70.0);
     }
 }

@@ -14,8 +14,12 @@ mod codec;
 mod error;
 mod float;
 mod iq4_nl;
+mod iq4_values;
+mod iq4_xs;
 mod k_affine;
+mod k_symmetric;
 mod lanes;
+mod mxfp4;
 mod other_types;
 mod q2_k;
 mod q3_k;
@@ -28,6 +32,8 @@ mod q8_0;
 mod scale_search;
 mod small_blocks;
 mod super_block;
+mod tq1_0;
+mod tq2_0;
 mod validate;
 
 use std::fmt;
@@ -41,8 +47,7 @@ pub use other_types::TypeLayout;
 use validate::Check;
 pub use validate::validate_rows;
 
-/// A ggml tensor type that rows can be decoded from and, apart from those for
-/// which [`BlockType::supports_encode`] says no, encoded to.
+/// A ggml tensor type that rows can be encoded to and decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types, missing_docs)] // the field's own names
 #[repr(u8)]
@@ -61,6 +66,10 @@ pub enum BlockType {
     Q5_K,
     Q6_K,
     IQ4_NL,
+    IQ4_XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
 }
 
 type Encode = fn(Level, &[f32], Option<&[f32]>, &mut [u8]);
@@ -101,6 +110,10 @@ const CODECS: &[Row] = &[
     row::<q5_k::Q5K>(BlockType::Q5_K),
     row::<q6_k::Q6K>(BlockType::Q6_K),
     row::<iq4_nl::Iq4Nl>(BlockType::IQ4_NL),
+    row::<iq4_xs::Iq4Xs>(BlockType::IQ4_XS),
+    row::<tq1_0::Tq1_0>(BlockType::TQ1_0),
+    row::<tq2_0::Tq2_0>(BlockType::TQ2_0),
+    row::<mxfp4::Mxfp4>(BlockType::MXFP4),
 ];
 
 impl BlockType {
@@ -178,11 +191,6 @@ impl BlockType {
         layout.block_bytes as f64 * 8.0 / layout.block_weights as f64
     }
 
-    /// Whether [`encode_row`] can write the type.
-    pub fn supports_encode(self) -> bool {
-        self != Self::IQ4_NL
-    }
-
     /// The supported names, for messages.
     pub(crate) fn names() -> String {
         let names: Vec<_> = Self::all().map(Self::name).collect();
@@ -200,15 +208,14 @@ impl fmt::Display for BlockType {
 ///
 /// `row` holds whole blocks, `out` exactly [`BlockType::row_bytes`] of it.
 /// `importance` weighs the squared error of each column and has the row's
-/// length; with it ggml uses other searches for all but F32, F16, BF16 and
-/// Q8_0, which ignore it.
+/// length; with it ggml uses other searches for all but F32, F16, BF16, Q8_0,
+/// TQ1_0, TQ2_0 and MXFP4, which ignore it.
 ///
 /// Weights of huge magnitude can overflow a half-precision scale, as in ggml;
 /// [`validate_rows`] finds such rows.
 ///
 /// # Errors
-/// Lengths that do not fit together, a type that cannot be encoded, NaN or
-/// infinity among the weights or importances. `out` is then unchanged.
+/// Lengths that do not fit together, NaN or infinity among the weights or importances. `out` is then unchanged.
 pub fn encode_row(
     ty: BlockType,
     row: &[f32],

@@ -192,7 +192,7 @@ fn finish<I: Isa>(
         mins[j] = dmin * f32::from(packed >> 4);
     }
     let mut codes = [0; WEIGHTS];
-    let (step, min, flat) = (expand(&steps), expand(&mins), x.as_flattened());
+    let (step, min, flat) = (expand(isa, &steps), expand(isa, &mins), x.as_flattened());
     for at in (0..WEIGHTS).step_by(I::LANES) {
         let (x, step) = (isa.load(&flat[at..]), isa.load(&step[at..]));
         let min = isa.load(&min[at..]);

@@ -3,17 +3,16 @@
 //!
 //! Weight = d × (scale − 32) × (code − 4).
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
-use super::lanes::{LANES, map, round_wrapping, transpose};
-use super::scale_search::{
-    SymmetricFit, fit_symmetric, fit_symmetric_by_descent, fit_symmetric_single,
-};
+use super::float::get_f16;
+use super::k_symmetric::{Scales, first};
+use super::scale_search::{all_codes_at_rates, codes_by_descent, fit_by_descent, fit_symmetric};
 use super::super_block::{
-    By16, SUMMED, WEIGHTS, by_16, pack_two_bits, scaled_importance, square_sums, symmetric_codes,
+    CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, by_16, chunks, expand, importance_weights,
+    pack_two_bits, parts, square_sums,
 };
 use super::validate::Check;
 
@@ -21,10 +20,10 @@ use super::validate::Check;
 pub(super) const BYTES: usize = 110;
 
 /// Codes are stored with this added.
-const HALF: i32 = 4;
+const HALF: f32 = 4.0;
 
 /// Scales are stored with this added.
-const SCALE_HALF: i32 = 32;
+const SCALE_HALF: f32 = 32.0;
 
 /// The codec.
 pub(super) struct Q3K;
@@ -39,8 +38,13 @@ impl Codec for Q3K {
     const CHECK: Check = Check::Scales(&[108]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        for (chunk, out) in chunks(row, importance, out) {
+            match chunk.importance {
+                None => encode_plain(isa, chunk.x, out),
+                Some(importance) => encode_weighted(isa, chunk.x, importance, out),
+            }
+        }
     }
 
     #[inline(always)]
@@ -50,109 +54,121 @@ impl Codec for Q3K {
 }
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let Some(importance) = importance else {
-        for (x, out) in by_16(row).iter().zip(out.as_chunks_mut::<BYTES>().0) {
-            encode_plain(x, out);
+fn encode_plain<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], out: &mut [[u8; BYTES]]) {
+    let mut found = [0.0; CHUNK_PARTS];
+    fit_by_descent(isa, parts(chunk), HALF, &mut found);
+    let (mut scales, peaks) = Scales::shared(isa, &found, SCALE_HALF, SCALE_HALF);
+    for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
+        if peaks[k] == 0.0 {
+            scales.clear(k);
         }
-        return;
-    };
-    const SPAN: usize = SUMMED * WEIGHTS;
-    let parts = row.chunks(SPAN).zip(importance.chunks(SPAN));
-    for ((row, importance), out) in parts.zip(out.chunks_mut(SUMMED * BYTES)) {
-        let blocks = by_16(row)
-            .iter()
-            .zip(by_16(importance))
-            .zip(square_sums(row));
-        for (((x, importance), sum), out) in blocks.zip(out.as_chunks_mut::<BYTES>().0) {
-            encode_weighted(x, importance, sum, out);
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = codes_by_descent(isa, by_16(x), HALF);
+            scales.put_where_zero(k, &searched, &mut codes);
         }
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
 }
 
-#[inline(always)]
-fn encode_plain(x: &By16, out: &mut [u8; BYTES]) {
-    let lanes = [transpose(&x[0]), transpose(&x[1])];
-    let fit = fit_symmetric_by_descent(&lanes, HALF as f32);
-    let searched = |j: usize| fit.codes(j / LANES, j % LANES);
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &scale in fit.scale.as_flattened() {
-        if scale.abs() > magnitude {
-            (peak, magnitude) = (scale, scale.abs());
-        }
-    }
-    // All-zero blocks store scales of zero, which stand for −32; d is 0 too.
-    let mut scale_codes = [0; 16];
-    let mut d = 0.0;
-    if peak != 0.0 {
-        let rate = -(SCALE_HALF as f32) / peak;
-        d = 1.0 / rate;
-        for (code, scale) in scale_codes.iter_mut().zip(fit.scale.as_flattened()) {
-            let wrapped = i32::from(round_wrapping(rate * scale) as i8);
-            *code = (wrapped.clamp(-SCALE_HALF, SCALE_HALF - 1) + SCALE_HALF) as u8;
-        }
-    }
-    finish(x, searched, d, &scale_codes, out);
+/// What the searches of a chunk found.
+struct Found {
+    scales: [f32; CHUNK_PARTS],
+    /// The codes behind the scales are x × rate, rounded.
+    rates: [f32; CHUNK_PARTS],
+    /// Sum of the importances of each sub-block.
+    totals: [f32; CHUNK_PARTS],
 }
 
 #[inline(always)]
-fn encode_weighted(x: &By16, importance: &By16, square_sum: f32, out: &mut [u8; BYTES]) {
-    let spread = 2.0 * square_sum / WEIGHTS as f32;
-    let (mut scales, mut totals) = ([0.0; 16], [0.0; 16]);
-    let mut fits = [SymmetricFit::NONE; 2];
-    for g in 0..2 {
-        let lanes = transpose(&x[g]);
-        let weight = scaled_importance(&lanes, &transpose(&importance[g]), spread);
-        let mut total = [0.0; LANES];
-        for weight in &weight {
-            total = map(|k| total[k] + weight[k]);
-        }
-        let fit = fit_symmetric(&lanes, &weight, HALF as f32);
-        scales[g * LANES..][..LANES].copy_from_slice(&fit.scale);
-        totals[g * LANES..][..LANES].copy_from_slice(&total);
-        fits[g] = fit;
-    }
-    let (d, scale_codes) = fit_symmetric_single(&scales, &totals, SCALE_HALF);
-    let searched = |j: usize| fits[j / LANES].codes(j % LANES, &x[j / LANES][j % LANES], HALF);
-    finish(x, searched, d, &scale_codes, out);
-}
-
-/// Stores scales, and codes for the scales as stored; `searched` gives those of
-/// the search, for a sub-block whose scale is zero.
-#[inline(always)]
-fn finish(
-    x: &By16,
-    searched: impl Fn(usize) -> [u8; 16],
-    d: f32,
-    scales: &[u8; 16],
-    out: &mut [u8; BYTES],
+fn encode_weighted<I: Isa>(
+    isa: I,
+    chunk: &[[f32; WEIGHTS]],
+    importance: &[[f32; WEIGHTS]],
+    out: &mut [[u8; BYTES]],
 ) {
+    let found = search(isa, chunk, importance);
+    let scales = fit_scales(isa, &found);
+    let rates = found.rates.as_chunks::<PARTS>().0;
+    for (k, (x, out)) in chunk.iter().zip(out).enumerate() {
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = all_codes_at_rates(by_16(x), &rates[k], HALF as i32);
+            scales.put_where_zero(k, &searched, &mut codes);
+        }
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
+    }
+}
+
+#[inline(always)]
+fn search<I: Isa>(isa: I, chunk: &[[f32; WEIGHTS]], importance: &[[f32; WEIGHTS]]) -> Found {
+    let mut found = Found {
+        scales: [0.0; CHUNK_PARTS],
+        rates: [0.0; CHUNK_PARTS],
+        totals: [0.0; CHUNK_PARTS],
+    };
+    let mut spreads = [0.0; CHUNK];
+    for (spreads, blocks) in spreads.chunks_mut(SUMMED).zip(chunk.chunks(SUMMED)) {
+        for (spread, sum) in spreads.iter_mut().zip(square_sums(blocks.as_flattened())) {
+            *spread = 2.0 * sum / WEIGHTS as f32;
+        }
+    }
+    let spreads = expand(isa, &spreads);
+    let groups = parts(chunk).chunks(I::LANES);
+    let groups = groups.zip(parts(importance).chunks(I::LANES));
+    for (at, (x, importance)) in (0..).step_by(I::LANES).zip(groups) {
+        let x = isa.transpose(x);
+        let spread = isa.load(&spreads[at..]);
+        let weight = importance_weights(&x, &isa.transpose(importance), spread);
+        let mut total = isa.splat(0.0);
+        for &weight in &weight {
+            total = total + weight;
+        }
+        let fit = fit_symmetric::<I, 16>(isa, &x, &weight, HALF);
+        fit.scale.store(&mut found.scales[at..]);
+        fit.rate.store(&mut found.rates[at..]);
+        total.store(&mut found.totals[at..]);
+    }
+    found
+}
+
+/// Scales that lower the weighted error of the sub-blocks' own, a super-block in
+/// each lane.
+#[inline(always)]
+fn fit_scales<I: Isa>(isa: I, found: &Found) -> Scales {
+    let [mut d, mut rates] = [[0.0; MAX_LANES]; 2];
+    let scales = found.scales.as_chunks::<PARTS>().0.chunks(I::LANES);
+    let totals = found.totals.as_chunks::<PARTS>().0.chunks(I::LANES);
+    for (at, (scales, totals)) in (0..).step_by(I::LANES).zip(scales.zip(totals)) {
+        let (x, weight) = (isa.transpose(scales), isa.transpose(totals));
+        let fit = fit_symmetric::<I, PARTS>(isa, &x, &weight, SCALE_HALF);
+        fit.scale.store(&mut d[at..]);
+        fit.rate.store(&mut rates[at..]);
+    }
+    let (d, rates) = (first(&d), first(&rates));
+    let mut scales = Scales::new(isa, &found.scales, d, rates, SCALE_HALF, SCALE_HALF);
+    for (k, rate) in rates.iter().enumerate() {
+        if *rate == 0.0 {
+            scales.clear(k);
+        }
+    }
+    scales
+}
+
+/// Top bits of eight codes 32 apart share a byte.
+#[inline(always)]
+fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
     let (top, rest) = out.split_at_mut(32);
     let (low, rest) = rest.split_at_mut(64);
     let (scale_bytes, d_bytes) = rest.split_at_mut(12);
-    let d = f16_bytes(d);
-    d_bytes.copy_from_slice(&d);
     scale_bytes.copy_from_slice(&pack_scales(scales));
-
-    let d = get_f16(d);
-    let mut codes = [0; WEIGHTS];
-    for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * (i32::from(scales[j]) - SCALE_HALF) as f32;
-        *codes = if step == 0.0 {
-            searched(j)
-        } else {
-            symmetric_codes(&x[j / LANES][j % LANES], step, HALF)
-        };
+    d_bytes.copy_from_slice(&d);
+    for l in 0..32 {
+        let bit = |j: usize| (codes[l + 32 * j] >> 2) << j;
+        top[l] = bit(0) | bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(6) | bit(7);
     }
-    let mut bits = [0; 32];
-    for (j, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-        for l in 0..32 {
-            bits[l] |= (codes[l] >> 2) << j;
-        }
-    }
-    top.copy_from_slice(&bits);
     if let Some(low) = low.first_chunk_mut() {
-        pack_two_bits(&codes, low);
+        pack_two_bits(codes, low);
     }
 }
 
@@ -202,7 +218,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
     let scales = unpack_scales(scales);
     let d = get_f16([d[0], d[1]]);
     for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * (i32::from(scales[n]) - SCALE_HALF) as f32;
+        let step = d * (f32::from(scales[n]) - SCALE_HALF);
         let (half, shift, odd) = (n / 8, n % 8 / 2 * 2, n % 2);
         let low = &low[32 * half + 16 * odd..][..16];
         let top = &top[16 * odd..][..16];
@@ -215,7 +231,10 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Level;
+
     use super::*;
+    use crate::blocks::codec::encode;
 
     #[test]
     fn packed_scales_come_back() {
@@ -241,7 +260,7 @@ mod tests {
         let row: Vec<f32> = (0..5 * WEIGHTS).map(|i| (i * 3 % 8) as f32 - 4.0).collect();
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 5 * BYTES], [0.0; 5 * WEIGHTS]);
-            encode(&row, importance.as_deref(), &mut out);
+            encode::<Q3K>(Level::detect(), &row, importance.as_deref(), &mut out);
             decode(&out, &mut back);
             assert!(row.iter().zip(back).all(|(a, b)| (a - b).abs() < 0.01));
         }

@@ -7,11 +7,9 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::lanes::LANES;
-use super::scale_search::fit_symmetric;
 use super::small_blocks::{
-    Codes, WEIGHTS, encode_affine, groups, mean_square, pack_nibbles, quantize_affine,
-    quantize_symmetric, unpack_nibbles, weighted_group,
+    Codes, WEIGHTS, encode_affine, encode_symmetric, pack_nibbles, quantize_affine,
+    quantize_symmetric, unpack_nibbles,
 };
 use super::validate::Check;
 
@@ -38,8 +36,8 @@ impl Codec for Q4_0 {
     const CHECK: Check = Check::Scales(&[0]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode_q4_0(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode_q4_0(isa, row, importance, out);
     }
 
     #[inline(always)]
@@ -73,7 +71,7 @@ impl Codec for Q4_1 {
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn encode_q4_0<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<Q4_0_BYTES>().0;
     let Some(importance) = importance else {
         for (x, out) in row.as_chunks::<WEIGHTS>().0.iter().zip(out) {
@@ -82,17 +80,9 @@ pub(super) fn encode_q4_0(row: &[f32], importance: Option<&[f32]>, out: &mut [u8
         }
         return;
     };
-    let spread = mean_square(row);
-    let groups = groups(row)
-        .zip(groups(importance))
-        .zip(out.chunks_mut(LANES));
-    for ((x, importance), out) in groups {
-        let (lanes, weight) = weighted_group(x, importance, spread);
-        let fit = fit_symmetric(&lanes, &weight, f32::from(HALF));
-        for (k, (x, out)) in x.iter().zip(out).enumerate() {
-            pack_q4_0(fit.scale[k], &fit.codes(k, x, i32::from(HALF)), out);
-        }
-    }
+    encode_symmetric(isa, row, importance, HALF, |at, scale, codes| {
+        pack_q4_0(scale, codes, &mut out[at]);
+    });
 }
 
 #[inline(always)]
@@ -160,7 +150,7 @@ mod tests {
         let mut x = [0.0; WEIGHTS];
         (x[1], x[17]) = (-8.0, 7.0);
         let mut out = [0; Q4_0_BYTES];
-        encode_q4_0(&x, None, &mut out);
+        encode_q4_0(Scalar, &x, None, &mut out);
         assert_eq!(out[..4], [0x00, 0x3c, 0x88, 0xf0]);
         let mut back = [1.0; WEIGHTS];
         decode_q4_0(&out, &mut back);

@@ -3,21 +3,24 @@
 //!
 //! Weight = d × scale × (code − 32).
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::float::{f16_bytes, get_f16};
-use super::lanes::{LANES, Lanes, map, map_array, round_wrapping, transpose};
-use super::scale_search::{NEGLIGIBLE, SymmetricFit, fit_symmetric};
-use super::super_block::{By16, WEIGHTS, by_16, symmetric_codes};
+use super::float::get_f16;
+use super::k_symmetric::Scales;
+use super::scale_search::{NEGLIGIBLE, all_codes_at_rates, fit_symmetric};
+use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, by_16, chunks, parts};
 use super::validate::Check;
 
 /// Bytes in a super-block: 128 of low halves, 64 of top bits, 16 scales, d.
 pub(super) const BYTES: usize = 210;
 
 /// Codes are stored with this added.
-const HALF: i32 = 32;
+const HALF: f32 = 32.0;
+
+/// Minus the least scale.
+const SCALE_HALF: f32 = 128.0;
 
 /// The codec.
 pub(super) struct Q6K;
@@ -32,8 +35,10 @@ impl Codec for Q6K {
     const CHECK: Check = Check::Scales(&[208]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        for (chunk, out) in chunks(row, importance, out) {
+            encode_chunk(isa, chunk, out);
+        }
     }
 
     #[inline(always)]
@@ -43,90 +48,48 @@ impl Codec for Q6K {
 }
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = by_16(row).iter().zip(out.as_chunks_mut::<BYTES>().0);
-    let Some(importance) = importance else {
-        for (x, out) in blocks {
-            encode_block(x, None, out);
-        }
-        return;
-    };
-    for ((x, out), importance) in blocks.zip(by_16(importance)) {
-        encode_block(x, Some(importance), out);
-    }
-}
-
-#[inline(always)]
-fn encode_block(x: &By16, importance: Option<&By16>, out: &mut [u8; BYTES]) {
-    let mut fits = [SymmetricFit::NONE; 2];
-    for (g, fit) in fits.iter_mut().enumerate() {
-        let lanes = transpose(&x[g]);
-        let weight = match importance {
-            Some(importance) => transpose(&importance[g]),
-            None => squares(&lanes),
+fn encode_chunk<I: Isa>(isa: I, chunk: Chunk<'_>, out: &mut [[u8; BYTES]]) {
+    let [mut found, mut rates] = [[0.0; CHUNK_PARTS]; 2];
+    let groups = parts(chunk.x).chunks(I::LANES).enumerate();
+    for (first, x) in groups.map(|(g, x)| (g * I::LANES, x)) {
+        let lanes = isa.transpose(x);
+        let weight = match chunk.importance {
+            Some(importance) => isa.transpose(&parts(importance)[first..][..x.len()]),
+            None => squares::<I, 16>(&lanes),
         };
-        *fit = fit_symmetric(&lanes, &weight, HALF as f32);
+        let fit = fit_symmetric(isa, &lanes, &weight, HALF);
+        fit.scale.store(&mut found[first..]);
+        fit.rate.store(&mut rates[first..]);
     }
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &scale in [fits[0].scale, fits[1].scale].as_flattened() {
-        if scale.abs() > magnitude {
-            (peak, magnitude) = (scale, scale.abs());
+    let (scales, peaks) = Scales::shared(isa, &found, SCALE_HALF, 0.0);
+    let rates = rates.as_chunks::<PARTS>().0;
+    for (k, (x, out)) in chunk.x.iter().zip(out).enumerate() {
+        if peaks[k].abs() < NEGLIGIBLE {
+            out.fill(0);
+            continue;
         }
+        let mut codes = scales.codes(isa, k, x, HALF);
+        if scales.any_zero(k) {
+            let searched = all_codes_at_rates(by_16(x), &rates[k], HALF as i32);
+            scales.put_where_zero(k, &searched, &mut codes);
+        }
+        pack(&codes, &scales.bytes[k], scales.d[k], out);
     }
-    if magnitude < NEGLIGIBLE {
-        out.fill(0);
-        return;
-    }
-
-    let rate = -128.0 / peak;
-    let d = f16_bytes(1.0 / rate);
-    let mut scales = [[0; LANES]; 2];
-    let mut codes = [[[0; 16]; LANES]; 2];
-    for g in 0..2 {
-        scales[g] = map_array(&fits[g].scale, |s| round_wrapping(rate * s).min(127) as i8);
-        codes[g] = codes_of(&x[g], &fits[g], get_f16(d), &scales[g]);
-    }
-    pack(
-        codes.as_flattened().as_flattened(),
-        scales.as_flattened(),
-        d,
-        out,
-    );
 }
 
 #[inline(always)]
-fn squares<const S: usize>(x: &[Lanes; S]) -> [Lanes; S] {
-    let mut out = [[0.0; LANES]; S];
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = map(|k| x[k] * x[k]);
+fn squares<I: Isa, const S: usize>(x: &[I::F32; S]) -> [I::F32; S] {
+    let mut out = *x;
+    for x in &mut out {
+        *x = *x * *x;
     }
     out
-}
-
-/// Codes for the scales as stored; those of the search where a scale is zero.
-#[inline(always)]
-fn codes_of(
-    x: &[[f32; 16]; LANES],
-    fit: &SymmetricFit,
-    d: f32,
-    scales: &[i8; LANES],
-) -> [[u8; 16]; LANES] {
-    let mut codes = [[0; 16]; LANES];
-    for (k, codes) in codes.iter_mut().enumerate() {
-        let step = d * f32::from(scales[k]);
-        *codes = if step == 0.0 {
-            fit.codes(k, &x[k], HALF)
-        } else {
-            symmetric_codes(&x[k], step, HALF)
-        };
-    }
-    codes
 }
 
 /// Each half of the super-block: two codes 64 apart share a byte of low
 /// halves, four codes 32 apart a byte of top bits.
 #[inline(always)]
-fn pack(codes: &[u8], scales: &[i8], d: [u8; 2], out: &mut [u8; BYTES]) {
+fn pack(codes: &[u8; WEIGHTS], scales: &[u8; PARTS], d: [u8; 2], out: &mut [u8; BYTES]) {
     let (low, rest) = out.split_at_mut(128);
     let (top, rest) = rest.split_at_mut(64);
     let (scale_bytes, d_bytes) = rest.split_at_mut(16);
@@ -143,9 +106,7 @@ fn pack(codes: &[u8], scales: &[i8], d: [u8; 2], out: &mut [u8; BYTES]) {
                 | (codes[l + 96] >> 4) << 6;
         }
     }
-    for (byte, &scale) in scale_bytes.iter_mut().zip(scales) {
-        *byte = scale as u8;
-    }
+    scale_bytes.copy_from_slice(scales);
     d_bytes.copy_from_slice(&d);
 }
 
@@ -179,7 +140,10 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Level;
+
     use super::*;
+    use crate::blocks::codec::encode;
 
     #[test]
     fn a_block_by_hand() {
@@ -200,7 +164,7 @@ mod tests {
             .collect();
         for importance in [None, Some(vec![1.0; row.len()])] {
             let (mut out, mut back) = ([0; 2 * BYTES], [0.0; 2 * WEIGHTS]);
-            encode(&row, importance.as_deref(), &mut out);
+            encode::<Q6K>(Level::detect(), &row, importance.as_deref(), &mut out);
             decode(&out, &mut back);
             // Sub-blocks of 16 see a quarter of the values each and choose
             // steps of their own, which eight bits hold only roughly.
@@ -211,7 +175,7 @@ mod tests {
     #[test]
     fn negligible_super_blocks_are_zero() {
         let mut out = [0xaa; BYTES];
-        encode(&[1e-17; WEIGHTS], None, &mut out);
+        encode::<Q6K>(Level::detect(), &[1e-17; WEIGHTS], None, &mut out);
         assert_eq!(out, [0; BYTES]);
     }
 }

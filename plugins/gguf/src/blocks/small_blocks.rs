@@ -1,52 +1,22 @@
 //! What the types with blocks of 32 weights and four- or five-bit codes share.
 
-use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES};
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
-use super::lanes::{LANES, Lanes, map_array, min_max, transpose, truncate};
-use super::scale_search::{AffineFits, TrialGrid, fit_affine};
-use super::super_block::{importance_weights, scaled_importance, square_sum};
+use super::lanes::{map_array, min_max, truncate};
+use super::scale_search::{AffineFits, TrialGrid, codes_at_rate, fit_affine, fit_symmetric};
+use super::super_block::{importance_weights, square_sum};
 
 /// Weights in a block.
 pub(super) const WEIGHTS: usize = 32;
 
-/// Eight blocks, searched side by side.
-type Group = [[f32; WEIGHTS]; LANES];
-
 /// Codes of a block, one a byte.
 pub(super) type Codes = [u8; WEIGHTS];
-
-/// The blocks of a row, eight at a time; fewer at the end.
-#[inline(always)]
-pub(super) fn groups(row: &[f32]) -> std::slice::Chunks<'_, [f32; WEIGHTS]> {
-    row.as_chunks::<WEIGHTS>().0.chunks(LANES)
-}
 
 /// Weight that ggml adds to each squared weight before it scales importances:
 /// the mean square of the row.
 #[inline(always)]
 pub(super) fn mean_square(row: &[f32]) -> f32 {
     square_sum(row) / row.len() as f32
-}
-
-/// Up to eight blocks, transposed, and their importances, scaled by
-/// √(`spread` + x²). Missing blocks are zeros.
-#[inline(always)]
-pub(super) fn weighted_group(
-    x: &[[f32; WEIGHTS]],
-    importance: &[[f32; WEIGHTS]],
-    spread: f32,
-) -> ([Lanes; WEIGHTS], [Lanes; WEIGHTS]) {
-    let lanes = transpose(&filled(x));
-    let importance = transpose(&filled(importance));
-    let weight = scaled_importance(&lanes, &importance, spread);
-    (lanes, weight)
-}
-
-#[inline(always)]
-fn filled(blocks: &[[f32; WEIGHTS]]) -> Group {
-    let mut group = [[0.0; WEIGHTS]; LANES];
-    group[..blocks.len()].copy_from_slice(blocks);
-    group
 }
 
 /// Scale and codes of a symmetric block without importances: the weight of
@@ -98,6 +68,33 @@ fn peak(x: &[f32; WEIGHTS]) -> f32 {
     } else {
         let first = x.iter().find(|x| x.abs() == high);
         first.map_or(0.0, |first| if high == 0.0 { 0.0 } else { *first })
+    }
+}
+
+/// Searches symmetric blocks with importances; `pack` gets each block's place,
+/// scale and codes.
+#[inline(always)]
+pub(super) fn encode_symmetric<I: Isa>(
+    isa: I,
+    row: &[f32],
+    importance: &[f32],
+    half: u8,
+    mut pack: impl FnMut(usize, f32, &Codes),
+) {
+    let spread = isa.splat(mean_square(row));
+    let [row, importance] = [row, importance].map(|row| row.as_chunks::<WEIGHTS>().0);
+    let groups = row.chunks(I::LANES).zip(importance.chunks(I::LANES));
+    for (first, (blocks, importance)) in (0..).step_by(I::LANES).zip(groups) {
+        let x = isa.transpose(blocks);
+        let weight = importance_weights(&x, &isa.transpose(importance), spread);
+        let fit = fit_symmetric(isa, &x, &weight, f32::from(half));
+        let (mut scales, mut rates) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+        fit.scale.store(&mut scales);
+        fit.rate.store(&mut rates);
+        for (k, x) in blocks.iter().enumerate() {
+            let codes = codes_at_rate(x, rates[k], i32::from(half));
+            pack(first + k, scales[k], &codes);
+        }
     }
 }
 
@@ -206,15 +203,5 @@ mod tests {
         let (scale, low, codes) = quantize_affine(&x, 31);
         assert_eq!((scale, low), (1.0, -16.0));
         assert!(codes.iter().enumerate().all(|(i, &c)| usize::from(c) == i));
-    }
-
-    #[test]
-    fn groups_are_filled_with_zeros() {
-        let x: [[f32; WEIGHTS]; 3] =
-            std::array::from_fn(|k| std::array::from_fn(|i| (k + i) as f32));
-        let importance = [[2.0; WEIGHTS]; 3];
-        let (lanes, weight) = weighted_group(&x, &importance, 7.0);
-        assert_eq!((lanes[1][2], weight[1][2]), (3.0, 8.0));
-        assert_eq!((lanes[1][3], weight[1][3]), (0.0, 0.0));
     }
 }

@@ -1,28 +1,63 @@
 //! What the K types share: super-blocks of 256 weights, made of eight
 //! sub-blocks of 32 or sixteen of 16.
 
-use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
-
-use super::lanes::{LANES, Lanes, map, round_wrapping};
+use llm_quantize_plugin_api::kernels::simd::{Isa, MAX_LANES, Vector};
 
 /// Weights in a super-block.
 pub(super) const WEIGHTS: usize = 256;
 
+/// Super-blocks whose searches run together: sub-blocks enough to fill the lanes
+/// of any instruction set several times.
+pub(super) const CHUNK: usize = 16;
+
+/// Sub-blocks of 16 weights in a super-block.
+pub(super) const PARTS: usize = 16;
+
+/// Sub-blocks of 16 weights in a chunk.
+pub(super) const CHUNK_PARTS: usize = CHUNK * PARTS;
+
+/// Numbers for as many weights as a super-block has, and room to write a vector
+/// at any of them.
+const EXPANDED: usize = WEIGHTS + MAX_LANES;
+
+/// Up to [`CHUNK`] super-blocks of a row.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    /// The weights.
+    pub(super) x: &'a [[f32; WEIGHTS]],
+    /// As many importances, where there are any.
+    pub(super) importance: Option<&'a [[f32; WEIGHTS]]>,
+}
+
+/// The chunks of a row, with the bytes for their super-blocks.
+#[inline(always)]
+pub(super) fn chunks<'a, const BYTES: usize>(
+    row: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (Chunk<'a>, &'a mut [[u8; BYTES]])> {
+    let importance = importance.map(|importance| importance.as_chunks::<WEIGHTS>().0);
+    let blocks = row.as_chunks::<WEIGHTS>().0.chunks(CHUNK);
+    let out = out.as_chunks_mut::<BYTES>().0.chunks_mut(CHUNK);
+    blocks.zip(out).enumerate().map(move |(n, (x, out))| {
+        let importance = importance.map(|importance| &importance[n * CHUNK..][..x.len()]);
+        (Chunk { x, importance }, out)
+    })
+}
+
+/// Super-blocks as sub-blocks of 16, one after the other.
+#[inline(always)]
+pub(super) fn parts(blocks: &[[f32; WEIGHTS]]) -> &[[f32; 16]] {
+    blocks.as_flattened().as_chunks::<16>().0
+}
+
 /// A super-block as eight sub-blocks of 32.
 pub(super) type By32 = [[f32; 32]; 8];
 
-/// A super-block as sixteen sub-blocks of 16, in two groups of [`LANES`].
-pub(super) type By16 = [[[f32; 16]; LANES]; 2];
-
-/// The super-blocks of a row, as sub-blocks of 16.
+/// The super-blocks of a row, as sub-blocks of 32.
 #[inline(always)]
-pub(super) fn by_16(row: &[f32]) -> &[By16] {
-    row.as_chunks::<16>()
-        .0
-        .as_chunks::<LANES>()
-        .0
-        .as_chunks::<2>()
-        .0
+pub(super) fn by_32(row: &[f32]) -> &[By32] {
+    row.as_chunks::<32>().0.as_chunks::<8>().0
 }
 
 /// Super-blocks whose sums of squares are taken side by side.
@@ -54,17 +89,12 @@ pub(super) fn square_sum(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |sum, x| sum + x * x)
 }
 
-/// Importances of transposed sub-blocks: the given ones, scaled by
-/// √(`spread` + x²) so that large weights count more.
+/// Squares of transposed sub-blocks.
 #[inline(always)]
-pub(super) fn scaled_importance<const S: usize>(
-    x: &[Lanes; S],
-    importance: &[Lanes; S],
-    spread: f32,
-) -> [Lanes; S] {
-    let mut out = [[0.0; LANES]; S];
-    for i in 0..S {
-        out[i] = map(|k| importance[i][k] * (spread + x[i][k] * x[i][k]).sqrt());
+pub(super) fn squares<V: Vector, const S: usize>(x: &[V; S]) -> [V; S] {
+    let mut out = *x;
+    for out in &mut out {
+        *out = *out * *out;
     }
     out
 }
@@ -98,26 +128,24 @@ pub(super) fn affine_codes<I: Isa>(
     code.smaller(top).larger(isa.splat(0.0))
 }
 
-/// A number for each weight of a super-block from one for each sub-block of 16.
+/// A super-block as sub-blocks of 16.
 #[inline(always)]
-pub(super) fn expand(values: &[f32; 16]) -> [f32; WEIGHTS] {
-    let mut out = [[0.0; 16]; 16];
-    for (out, &value) in out.iter_mut().zip(values) {
-        *out = [value; 16];
-    }
-    let mut flat = [0.0; WEIGHTS];
-    flat.copy_from_slice(out.as_flattened());
-    flat
+pub(super) fn by_16(x: &[f32; WEIGHTS]) -> &[[f32; 16]; PARTS] {
+    &x.as_chunks::<16>().0.as_chunks().0[0]
 }
 
-/// Codes of a sub-block for its stored step, plus `half`.
+/// Sixteen times each of sixteen numbers; the rest is left over. For numbers of a
+/// super-block's sub-blocks or of a chunk's super-blocks.
 #[inline(always)]
-pub(super) fn symmetric_codes<const S: usize>(x: &[f32; S], step: f32, half: i32) -> [u8; S] {
-    let mut codes = [0; S];
-    for (code, x) in codes.iter_mut().zip(x) {
-        *code = (round_wrapping(x / step).clamp(-half, half - 1) + half) as u8;
+pub(super) fn expand<I: Isa>(isa: I, values: &[f32; 16]) -> [f32; EXPANDED] {
+    let mut out = [0.0; EXPANDED];
+    for (j, &value) in values.iter().enumerate() {
+        // Wider vectors also write what the next ones overwrite.
+        for at in (16 * j..16 * j + 16).step_by(I::LANES) {
+            isa.splat(value).store(&mut out[at..]);
+        }
     }
-    codes
+    out
 }
 
 /// Packs the two-bit parts of 256 codes: four codes 32 apart share a byte.
@@ -160,10 +188,6 @@ mod tests {
             affine_codes(Scalar, x, step, min, 3).store_bytes(&mut codes);
             assert_eq!(codes, [code]);
         }
-        assert_eq!(
-            symmetric_codes(&[-9.0, -0.5, 0.0, 9.0], 1.0, 4),
-            [0, 4, 4, 7]
-        );
     }
 
     #[test]

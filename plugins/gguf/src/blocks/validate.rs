@@ -14,6 +14,9 @@ pub(super) enum Check {
     BF16,
     /// Half-precision numbers at these offsets of a block.
     Scales(&'static [usize]),
+    /// A power of two at this offset of a block, stored as a byte whose value
+    /// 255 means NaN (E8M0).
+    Exponent(usize),
 }
 
 /// Checks encoded rows of `row_bytes` bytes each, laid end to end.
@@ -58,7 +61,17 @@ fn validate_row(ty: BlockType, row: &[u8]) -> Result<(), InvalidRow> {
             let (values, rest) = row.as_chunks::<2>();
             first_bad(values, rest, half, 0x7f80)
         }
-        Check::Scales(offsets) => check_scales(row, codec.layout.block_bytes, offsets),
+        Check::Scales(offsets) => check_blocks(row, codec.layout.block_bytes, |index, block| {
+            offsets
+                .iter()
+                .try_for_each(|&at| check_number(half(&[block[at], block[at + 1]]), 0x7c00, index))
+        }),
+        Check::Exponent(at) => check_blocks(row, codec.layout.block_bytes, |block, bytes| {
+            match bytes[at] {
+                0xff => Err(InvalidRow::NotANumber { block }),
+                _ => Ok(()),
+            }
+        }),
     }
 }
 
@@ -102,14 +115,16 @@ fn check_number(bits: u32, exponent: u32, block: usize) -> Result<(), InvalidRow
     })
 }
 
-fn check_scales(row: &[u8], block_bytes: usize, offsets: &[usize]) -> Result<(), InvalidRow> {
+/// Checks each block with its index, then that the last one is whole.
+fn check_blocks(
+    row: &[u8],
+    block_bytes: usize,
+    check: impl Fn(usize, &[u8]) -> Result<(), InvalidRow>,
+) -> Result<(), InvalidRow> {
     let blocks = row.chunks_exact(block_bytes);
     let whole = blocks.remainder().is_empty();
     for (index, block) in blocks.enumerate() {
-        for &offset in offsets {
-            let scale = half(&[block[offset], block[offset + 1]]);
-            check_number(scale, 0x7c00, index)?;
-        }
+        check(index, block)?;
     }
     if whole {
         Ok(())
@@ -164,6 +179,38 @@ mod tests {
             validate_rows(BlockType::Q8_0, &bytes, 34),
             Err((1, InvalidRow::Infinite { block: 0 }))
         );
+    }
+
+    #[test]
+    fn an_exponent_may_be_anything_but_255() {
+        let mut bytes = [0xfe; 34];
+        assert_eq!(validate_rows(BlockType::MXFP4, &bytes, 34), Ok(()));
+        bytes[16] = 0xff; // codes
+        assert_eq!(validate_rows(BlockType::MXFP4, &bytes, 34), Ok(()));
+        bytes[17] = 0xff;
+        let nan = |block| InvalidRow::NotANumber { block };
+        assert_eq!(
+            validate_rows(BlockType::MXFP4, &bytes, 34),
+            Err((0, nan(1)))
+        );
+        assert_eq!(
+            validate_rows(BlockType::MXFP4, &bytes, 17),
+            Err((1, nan(0)))
+        );
+    }
+
+    #[test]
+    fn the_scale_of_ternary_blocks_is_at_their_end() {
+        for (ty, width) in [(BlockType::TQ1_0, 54), (BlockType::TQ2_0, 66)] {
+            let mut bytes = vec![0xff; width];
+            bytes[width - 1] = 0;
+            assert_eq!(validate_rows(ty, &bytes, width), Ok(()));
+            (bytes[width - 2], bytes[width - 1]) = (0x00, 0xfc);
+            assert_eq!(
+                validate_rows(ty, &bytes, width),
+                Err((0, InvalidRow::Infinite { block: 0 }))
+            );
+        }
     }
 
     #[test]

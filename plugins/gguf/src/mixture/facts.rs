@@ -1,5 +1,6 @@
 //! What the choice of types has to know about the model.
 
+use super::roles::Role;
 use crate::container::{Array, Metadata, MetadataError, Value};
 
 /// Facts about a model, as in its GGUF metadata.
@@ -50,6 +51,14 @@ impl ModelFacts {
 
     pub(super) fn has_eight_experts(&self) -> bool {
         self.experts == 8
+    }
+
+    /// Whether a tensor is a stack of experts' matrices. One architecture also stacks its latent
+    /// attention's projections, so that the role must agree.
+    pub(super) fn is_experts(&self, role: Role, dims: &[u64]) -> bool {
+        let feed_forward = matches!(role, Role::FfnUp | Role::FfnGate | Role::FfnDown);
+        dims.get(2).is_some_and(|&count| count > 1)
+            && (feed_forward || self.architecture != "bailingmoe3")
     }
 
     /// Whether llama.cpp counts the model among its 70B ones, by architecture and layers. Their

@@ -38,7 +38,8 @@ pub(super) fn fallback(wanted: BlockType, columns: u64) -> (BlockType, Option<Sh
         return (wanted, None);
     }
     let smaller_blocks = match wanted {
-        BlockType::Q2_K | BlockType::Q3_K => BlockType::Q4_0,
+        BlockType::IQ4_XS => BlockType::IQ4_NL,
+        BlockType::Q2_K | BlockType::Q3_K | BlockType::TQ1_0 | BlockType::TQ2_0 => BlockType::Q4_0,
         BlockType::Q4_K => BlockType::Q5_0,
         BlockType::Q5_K => BlockType::Q5_1,
         BlockType::Q6_K => BlockType::Q8_0,
@@ -64,16 +65,19 @@ mod tests {
     #[test]
     fn blocks_of_256_give_way_to_the_next_larger_type() {
         let of_576 = |ty| fallback(ty, 576).0;
-        let wanted = [Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q4_0, Q8_0, IQ4_NL, F16];
-        let chosen = [Q4_0, Q4_0, Q5_0, Q5_1, Q8_0, Q4_0, Q8_0, IQ4_NL, F16];
+        let wanted = [Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, TQ1_0, TQ2_0];
+        let chosen = [Q4_0, Q4_0, Q5_0, Q5_1, Q8_0, IQ4_NL, Q4_0, Q4_0];
         assert_eq!(wanted.map(of_576), chosen);
+        let fitting = [Q4_0, Q8_0, IQ4_NL, MXFP4, F16];
+        assert_eq!(fitting.map(of_576), fitting);
         assert_eq!(fallback(Q4_K, 512), (Q4_K, None));
     }
 
     #[test]
     fn f16_is_the_last_resort() {
         let quantized = [
-            Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
+            Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, TQ1_0,
+            TQ2_0, MXFP4,
         ];
         for ty in quantized {
             assert_eq!(fallback(ty, 100).0, F16, "{}", ty.name());

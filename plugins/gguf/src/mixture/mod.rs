@@ -214,12 +214,18 @@ impl<'a> Walk<'a> {
         if roles::needs_eight_bits(&self.facts.architecture, tensor.name) {
             return Ok(BlockType::Q8_0);
         }
+        let is_output = role == Role::Output || (self.tied && role == Role::TokenEmbd);
+        if is_output {
+            return Ok(self.output_type(tensor));
+        }
+        let experts = self.facts.is_experts(role, tensor.dims);
+        if let Some(ty) = first_match(self.level.rules, None, &self.situation(0, 0, experts)) {
+            return Ok(ty);
+        }
         Ok(match role {
-            Role::Output => self.output_type(tensor),
-            Role::TokenEmbd if self.tied => self.output_type(tensor),
             Role::AttnV => self.attn_v_type(),
             Role::AttnK if self.facts.has_eight_experts() => BlockType::Q8_0,
-            Role::AttnOutput => self.by_rule(role, 0, 0),
+            Role::AttnOutput | Role::TokenEmbd => self.by_rule(role, 0, 0),
             Role::FfnDown => {
                 let layer = self.ffn_layer(tensor.name, self.ffn_down_seen)?;
                 self.ffn_down_seen += 1;
@@ -230,27 +236,34 @@ impl<'a> Walk<'a> {
                 self.ffn_layer(tensor.name, 0)?;
                 base
             }
-            Role::TokenEmbd | Role::AttnK | Role::Other => base,
+            Role::Output | Role::AttnK | Role::Other => base,
         })
     }
 
     /// What the level's rules say about the tensor at `position` of `positions`.
     fn by_rule(&self, role: Role, position: u32, positions: u32) -> BlockType {
-        let at = Situation {
+        let at = self.situation(position, positions, false);
+        first_match(self.level.rules, Some(role), &at).unwrap_or(self.level.base)
+    }
+
+    fn situation(&self, position: u32, positions: u32, experts: bool) -> Situation {
+        Situation {
             position,
             positions,
             grouped_query: self.facts.grouped_query(),
             imatrix: self.options.imatrix,
             falcon: self.facts.is_falcon(),
             eight_experts: self.facts.has_eight_experts(),
-        };
-        first_match(self.level.rules, role, &at).unwrap_or(self.level.base)
+            experts,
+        }
     }
 
     /// The output is worth six bits at least; Q8_0 where six do not fit, or the level has eight.
     fn output_type(&self, tensor: &SourceTensor<'_>) -> BlockType {
         let base = self.level.base;
-        if let Some(ty) = self.options.output_type {
+        let at = self.situation(0, 0, false);
+        let by_rule = first_match(self.level.rules, Some(Role::Output), &at);
+        if let Some(ty) = self.options.output_type.or(by_rule) {
             ty
         } else if self.facts.is_falcon() || !fallback::fits(base, columns(tensor)) {
             BlockType::Q8_0

@@ -6,8 +6,9 @@ use crate::blocks::BlockType;
 /// One exception to a level's base type.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// The tensors it is about.
-    pub role: Role,
+    /// The tensors it is about; `None` for all but the output. Such rules come before those for
+    /// one role.
+    pub role: Option<Role>,
     /// All of these must hold.
     pub when: &'static [When],
     /// The type they get then.
@@ -30,6 +31,8 @@ pub enum When {
     GroupedQuery,
     /// There is an importance matrix.
     Imatrix,
+    /// There is no importance matrix.
+    NoImatrix,
     /// The architecture is Falcon, which has its own mixtures.
     Falcon,
     /// The architecture is not Falcon.
@@ -38,6 +41,8 @@ pub enum When {
     EightExperts,
     /// The model has another number of experts, or none.
     NotEightExperts,
+    /// The tensor is a stack of matrices, one for each expert.
+    Experts,
 }
 
 /// What the conditions are judged by.
@@ -51,6 +56,7 @@ pub(super) struct Situation {
     pub imatrix: bool,
     pub falcon: bool,
     pub eight_experts: bool,
+    pub experts: bool,
 }
 
 impl When {
@@ -61,16 +67,18 @@ impl When {
             Self::FirstFraction(n) => at.position < at.positions / n.max(1),
             Self::GroupedQuery => at.grouped_query,
             Self::Imatrix => at.imatrix,
+            Self::NoImatrix => !at.imatrix,
             Self::Falcon => at.falcon,
             Self::NotFalcon => !at.falcon,
             Self::EightExperts => at.eight_experts,
             Self::NotEightExperts => !at.eight_experts,
+            Self::Experts => at.experts,
         }
     }
 }
 
-/// The type of the first rule that holds for a role.
-pub(super) fn first_match(rules: &[Rule], role: Role, at: &Situation) -> Option<BlockType> {
+/// The type of the first rule that holds for a role; for `None`, of those that are about all.
+pub(super) fn first_match(rules: &[Rule], role: Option<Role>, at: &Situation) -> Option<BlockType> {
     rules
         .iter()
         .find(|rule| rule.role == role && rule.when.iter().all(|when| when.holds(at)))
@@ -83,22 +91,40 @@ fn more_bits(position: u32, positions: u32) -> bool {
     i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2
 }
 
+/// A rule for all tensors but the output.
+pub(crate) const fn all(when: &'static [When], ty: BlockType) -> Rule {
+    let role = None;
+    Rule { role, when, ty }
+}
+
+const fn rule(role: Role, when: &'static [When], ty: BlockType) -> Rule {
+    let role = Some(role);
+    Rule { role, when, ty }
+}
+
+/// A rule for `output.weight`, and token embeddings that also serve as output.
+pub(crate) const fn output(when: &'static [When], ty: BlockType) -> Rule {
+    rule(Role::Output, when, ty)
+}
+
+/// A rule for token embeddings that do not serve as output.
+pub(crate) const fn token_embd(when: &'static [When], ty: BlockType) -> Rule {
+    rule(Role::TokenEmbd, when, ty)
+}
+
 /// A rule for value projections, fused ones included.
 pub(crate) const fn attn_v(when: &'static [When], ty: BlockType) -> Rule {
-    let role = Role::AttnV;
-    Rule { role, when, ty }
+    rule(Role::AttnV, when, ty)
 }
 
 /// A rule for the attention's output projections.
 pub(crate) const fn attn_output(when: &'static [When], ty: BlockType) -> Rule {
-    let role = Role::AttnOutput;
-    Rule { role, when, ty }
+    rule(Role::AttnOutput, when, ty)
 }
 
 /// A rule for the feed-forward down projections.
 pub(crate) const fn ffn_down(when: &'static [When], ty: BlockType) -> Rule {
-    let role = Role::FfnDown;
-    Rule { role, when, ty }
+    rule(Role::FfnDown, when, ty)
 }
 
 #[cfg(test)]
@@ -124,6 +150,7 @@ mod tests {
             imatrix: false,
             falcon: false,
             eight_experts: true,
+            experts: false,
         };
         let rules = [
             attn_output(&[], BlockType::F32),
@@ -137,10 +164,18 @@ mod tests {
                 BlockType::BF16,
             ),
             ffn_down(&[], BlockType::F32),
+            all(&[When::Experts], BlockType::Q8_0),
         ];
-        let down = |at| first_match(&rules, Role::FfnDown, at);
+        let down = |at| first_match(&rules, Some(Role::FfnDown), at);
         assert_eq!(down(&at), Some(BlockType::BF16));
-        assert_eq!(first_match(&rules, Role::AttnV, &at), None);
+        assert_eq!(first_match(&rules, Some(Role::AttnV), &at), None);
+        assert_eq!(first_match(&rules, None, &at), None);
+        let stacked = Situation {
+            experts: true,
+            ..at
+        };
+        assert_eq!(first_match(&rules, None, &stacked), Some(BlockType::Q8_0));
+        assert_eq!(down(&stacked), Some(BlockType::BF16));
         assert_eq!(down(&Situation { position: 4, ..at }), Some(BlockType::F32));
     }
 }

@@ -9,7 +9,7 @@ use llm_quantize_plugin_api::{
 use llm_quantize_plugin_api::kernels::simd::Level;
 
 use super::verify;
-use crate::blocks::{BlockType, encode_row_on};
+use crate::blocks::{BlockType, InvalidRow, encode_row_on, validate_rows};
 use crate::families::{Transform, permuted_row};
 
 /// How a unit's rows become bytes.
@@ -111,15 +111,33 @@ impl Encoding {
                         .as_ref()
                         .map(|importance| importance.of_row(first + index as u64, row.len()))
                         .transpose()?;
+                    let number = || first + order.source_row(index) as u64;
                     encode_row_on(level, *ty, &row, weights, out).map_err(|error| {
-                        let number = first + order.source_row(index) as u64;
-                        Error::corrupt(format!("tensor \"{}\", row {number}: {error}", self.name))
+                        Error::corrupt(format!(
+                            "tensor \"{}\", row {}: {error}",
+                            self.name,
+                            number()
+                        ))
                     })?;
+                    // Here and not only when the file is read back: a long run need not
+                    // go on, and the source's row is known.
+                    validate_rows(*ty, out, row_len)
+                        .map_err(|(_, reason)| overflow(&self.name, number(), *ty, reason))?;
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// Weights that are finite, but too large for the type's half-precision numbers.
+fn overflow(tensor: &str, row: u64, ty: BlockType, reason: InvalidRow) -> Error {
+    Error::corrupt(format!(
+        "tensor \"{tensor}\", row {row}: its weights do not fit {ty}: {reason}"
+    ))
+    .suggest(
+        "check the model; a type with a larger range, such as BF16, holds them: --set tensor-type=REGEX=bf16",
+    )
 }
 
 impl Importance {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use llm_quantize_plugin_api::{
-    Container, ElementType, Error, FileContent, Host, Literal, ModelDescription, OutputFile, Plan,
-    PlannedTensor, Result, RowSplit, Span, Unit, UnitInput,
+    Container, ElementType, Error, ErrorKind, FileContent, Host, Literal, ModelDescription,
+    OutputFile, Plan, PlannedTensor, Result, RowSplit, Span, Unit, UnitInput,
 };
 
 use super::draft::{Content, Draft, DraftTensor};
@@ -16,7 +16,7 @@ use crate::container::{Metadata, TensorSpec, layout, type_layout};
 use crate::families::Transform;
 use crate::levels::Level;
 use crate::metadata::QUANTIZATION_VERSION;
-use crate::mixture::{ModelFacts, SourceTensor, Target, choose_types, walking_order};
+use crate::mixture::{ModelFacts, Role, SourceTensor, Target, choose_types, walking_order};
 use crate::shards;
 
 const VERSION_KEY: &str = "general.quantization_version";
@@ -73,6 +73,7 @@ pub fn plan(
     warnings.extend(fallback_warning(&tensors));
     let mut builder = Builder {
         model,
+        level,
         imatrix,
         plan: Plan {
             level: level.name.into(),
@@ -155,6 +156,7 @@ fn fallback_warning(tensors: &[Typed]) -> Option<String> {
 
 struct Builder<'a> {
     model: &'a ModelDescription,
+    level: &'a Level,
     imatrix: Option<&'a ImportanceMatrix<'a>>,
     plan: Plan,
     blobs: Vec<Vec<u8>>,
@@ -298,7 +300,30 @@ impl Builder<'_> {
             Some(imatrix) => imatrix.of(&typed.tensor.name, &typed.tensor.dims)?,
             None => None,
         };
+        if importance.is_none() {
+            self.check_required(&typed.tensor.name, ty)?;
+        }
         Ok((Action::Encode { ty, importance }, false))
+    }
+
+    /// Refuses a tensor that would be of no use without importance weights.
+    fn check_required(&self, tensor: &str, ty: BlockType) -> Result<()> {
+        let exempt = matches!(Role::of(tensor), Role::Output | Role::TokenEmbd);
+        if exempt || !self.level.requires_imatrix(ty) {
+            return Ok(());
+        }
+        let level = self.level.name;
+        let message = match self.imatrix {
+            None => format!(
+                "{level} needs an importance matrix: without one the tensor \"{tensor}\" at {ty} would be of no use"
+            ),
+            Some(_) => format!(
+                "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), and the importance matrix has none"
+            ),
+        };
+        Err(Error::new(ErrorKind::ImportanceMatrix, message).suggest(
+            "measure one with llama-imatrix and name it with --imatrix, or choose another level",
+        ))
     }
 }
 

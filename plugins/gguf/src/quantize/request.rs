@@ -35,7 +35,7 @@ pub fn options() -> Vec<OptionInfo> {
         repeatable: key == TENSOR_TYPE,
     };
     let types = || {
-        let all = BlockType::all().filter(|ty| ty.supports_encode());
+        let all = BlockType::all();
         OptionType::Choice(all.map(|ty| ty.name().to_lowercase()).collect())
     };
     vec![

@@ -93,6 +93,10 @@ fn letter(target: Target) -> char {
         BlockType::Q5_K => '5',
         BlockType::Q6_K => '6',
         BlockType::IQ4_NL => 'i',
+        BlockType::IQ4_XS => 'x',
+        BlockType::TQ1_0 => 't',
+        BlockType::TQ2_0 => 'T',
+        BlockType::MXFP4 => 'm',
     }
 }
 
@@ -145,5 +149,5 @@ fn choices_are_those_of_llama_cpp() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 19 * 16);
+    assert_eq!(compared, 19 * 22);
 }

@@ -75,6 +75,55 @@ fn an_imatrix_gives_the_first_ffn_down_of_the_old_types_offsets() {
 }
 
 #[test]
+fn an_imatrix_spares_the_uneven_types_their_larger_ffn_down() {
+    let names = tensors("ffn_down.weight", 16, &[]);
+    let with = MixtureOptions {
+        imatrix: true,
+        ..MixtureOptions::default()
+    };
+    for level in ["IQ4_NL", "IQ4_XS"] {
+        let chosen = types(&names, level, &dense(16), &MixtureOptions::default());
+        assert_eq!(chosen[..2], ["Q5_K"; 2]);
+        assert_eq!(chosen[2..], [level; 14]);
+        assert_eq!(types(&names, level, &dense(16), &with), [level; 16]);
+    }
+}
+
+#[test]
+fn only_experts_are_mxfp4() {
+    let chosen = |architecture: &str, name: &str, dims: &[u64]| {
+        let facts = ModelFacts {
+            architecture: architecture.to_owned(),
+            experts: 4,
+            ..dense(1)
+        };
+        let level = Level::find("MXFP4_MOE").unwrap();
+        let options = MixtureOptions::default();
+        let choices = choose_types(&[source(name, dims)], level, &facts, &options).unwrap();
+        type_name(choices[0].target)
+    };
+    let stack = [512, 512, 4];
+    assert_eq!(chosen("llama", "blk.0.ffn_up_exps.weight", &stack), "MXFP4");
+    assert_eq!(chosen("llama", "blk.0.ffn_up.weight", &stack[..2]), "Q8_0");
+    assert_eq!(
+        chosen("llama", "blk.0.ffn_up.weight", &[512, 512, 1]),
+        "Q8_0"
+    );
+    assert_eq!(chosen("llama", "output.weight", &stack), "Q8_0");
+    // No layer number is needed for it.
+    assert_eq!(chosen("llama", "ffn_up_exps.weight", &stack), "MXFP4");
+    // Latent attention's projections are stacks, too.
+    for (architecture, expected) in [("deepseek2", "MXFP4"), ("bailingmoe3", "Q8_0")] {
+        assert_eq!(
+            chosen(architecture, "blk.0.attn_k_b.weight", &stack),
+            expected
+        );
+        let down = "blk.0.ffn_down_exps.weight";
+        assert_eq!(chosen(architecture, down, &stack), "MXFP4");
+    }
+}
+
+#[test]
 fn models_of_70b_lift_values_by_architecture_and_layers() {
     let lifted = |architecture: &str, layers: u32, heads, kv_heads, experts| {
         let facts = ModelFacts {

@@ -1,0 +1,183 @@
+//! MXFP4: blocks of 32 four-bit floating-point numbers (E2M1) and a power of two
+//! (E8M0) that scales them; the OCP's microscaling format, as in gpt-oss.
+//!
+//! Weight = 2^(exponent − 128) × twice the E2M1 value, which makes the values
+//! integers. Importance weights have no part in it.
+
+use llm_quantize_plugin_api::kernels::simd::Isa;
+
+use super::TypeLayout;
+use super::codec::Codec;
+use super::validate::Check;
+
+/// Weights in a block.
+pub(super) const WEIGHTS: usize = 32;
+/// Bytes in a block: exponent, then 16 bytes of codes.
+pub(super) const BYTES: usize = 17;
+
+/// Twice the values of E2M1: sign, two exponent bits, one fraction bit.
+const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The codec.
+pub(super) struct Mxfp4;
+
+impl Codec for Mxfp4 {
+    const LAYOUT: TypeLayout = TypeLayout {
+        name: "MXFP4",
+        id: 39,
+        block_weights: WEIGHTS,
+        block_bytes: BYTES,
+    };
+    const CHECK: Check = Check::Exponent(0);
+
+    #[inline(always)]
+    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(row, importance, out);
+    }
+
+    #[inline(always)]
+    fn decode<I: Isa>(_: I, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    let blocks = row.as_chunks::<WEIGHTS>().0;
+    for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
+        let [exponent, codes @ ..] = out;
+        *exponent = exponent_for(x);
+        let scale = half_scale(*exponent);
+        let (low, high) = x.split_at(WEIGHTS / 2);
+        for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+            *code = nearest(*low, scale) | nearest(*high, scale) << 4;
+        }
+    }
+}
+
+/// The exponent that puts the largest magnitude between E2M1's 4 and 8; 0 for a
+/// block of zeros.
+///
+/// For magnitudes below 2⁻¹²⁵ it would be negative. ggml leaves the conversion to
+/// the processor, which keeps the low eight bits; so do we, to have its bytes.
+/// The block then decodes to zeros, or is invalid (255) just below the limit.
+#[inline(always)]
+fn exponent_for(x: &[f32; WEIGHTS]) -> u8 {
+    let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    if largest == 0.0 {
+        return 0;
+    }
+    // In single precision the logarithm of a number just below a power of two
+    // rounds up to a whole one, and ggml's choice depends on it. Rounded from
+    // double precision, it is the same with every system's library.
+    let logarithm = f64::from(largest).log2() as f32;
+    (logarithm.floor() - 2.0 + 127.0) as i32 as u8
+}
+
+/// 2^(exponent − 128): half of what E8M0 says, since [`VALUES`] are doubled.
+#[inline(always)]
+fn half_scale(exponent: u8) -> f32 {
+    f32::from_bits(match exponent {
+        // Subnormal numbers: 2⁻¹²⁸ and 2⁻¹²⁷.
+        0 => 0x0020_0000,
+        1 => 0x0040_0000,
+        _ => (u32::from(exponent) - 1) << 23,
+    })
+}
+
+/// The code whose value is nearest; the first of equally near ones.
+#[inline(always)]
+fn nearest(x: f32, scale: f32) -> u8 {
+    let (mut best, mut best_error) = (0, f32::INFINITY);
+    for (code, value) in (0..).zip(VALUES) {
+        let error = (f32::from(value) * scale - x).abs();
+        if error < best_error {
+            (best, best_error) = (code, error);
+        }
+    }
+    best
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<WEIGHTS>().0) {
+        let [exponent, codes @ ..] = block;
+        let scale = half_scale(*exponent);
+        let (low, high) = out.split_at_mut(WEIGHTS / 2);
+        for ((low, high), code) in low.iter_mut().zip(high).zip(codes) {
+            *low = f32::from(VALUES[usize::from(code & 0x0f)]) * scale;
+            *high = f32::from(VALUES[usize::from(code >> 4)]) * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(values: &[f32]) -> [f32; WEIGHTS] {
+        std::array::from_fn(|i| values.get(i).copied().unwrap_or(0.0))
+    }
+
+    fn encoded(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
+        let mut out = [0xaa; BYTES];
+        encode(x, None, &mut out);
+        out
+    }
+
+    #[test]
+    fn e2m1_numbers_come_back_exactly() {
+        let x = block(&[0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.5, -6.0, -3.0]);
+        let mut back = [1.0; WEIGHTS];
+        for power in [1.0, 1024.0, 2.0_f32.powi(-100)] {
+            let x = x.map(|x| x * power);
+            decode(&encoded(&x), &mut back);
+            assert_eq!(back, x);
+        }
+        let out = encoded(&x);
+        assert_eq!(out[0], 127);
+        assert_eq!(out[1..11], [1, 2, 3, 4, 5, 6, 7, 9, 15, 13]);
+    }
+
+    #[test]
+    fn the_second_sixteen_weights_are_in_the_high_halves() {
+        let mut x = block(&[4.0]);
+        x[16] = -2.0;
+        assert_eq!(encoded(&x)[1], 0xc6);
+    }
+
+    #[test]
+    fn halfway_goes_to_the_smaller_magnitude() {
+        let out = encoded(&block(&[4.0, 2.5, 0.25, -2.5, 7.0]));
+        assert_eq!(out[1..6], [6, 4, 0, 12, 7]);
+    }
+
+    #[test]
+    fn a_logarithm_that_rounds_up_counts_as_the_power_itself() {
+        let below = |power: f32| power.next_down();
+        let exponent = |largest| encoded(&block(&[largest]))[0];
+        assert_eq!((exponent(2.0), exponent(below(2.0))), (126, 125));
+        // log2 of the number below 8 is 3 to single precision.
+        assert_eq!((exponent(8.0), exponent(below(8.0))), (128, 128));
+        assert_eq!((exponent(7.9), exponent(f32::MAX)), (127, 253));
+    }
+
+    #[test]
+    fn zeros_and_the_smallest_numbers() {
+        assert_eq!(encoded(&block(&[])), [0; BYTES]);
+        // 2⁻¹²⁵ is the smallest magnitude with an exponent.
+        assert_eq!(encoded(&block(&[2.0_f32.powi(-125)]))[..2], [0, 6]);
+        assert_eq!(encoded(&block(&[f32::MIN_POSITIVE]))[..2], [0xff, 0]);
+        assert_eq!(encoded(&block(&[1e-40]))[..2], [248, 0]);
+    }
+
+    #[test]
+    fn scales_are_powers_of_two() {
+        assert_eq!(half_scale(128), 1.0);
+        assert_eq!(half_scale(127), 0.5);
+        assert_eq!(half_scale(2), f32::MIN_POSITIVE);
+        assert_eq!(half_scale(1), f32::MIN_POSITIVE / 2.0);
+        assert_eq!(half_scale(0), f32::MIN_POSITIVE / 4.0);
+    }
+}

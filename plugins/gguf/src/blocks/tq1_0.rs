@@ -69,7 +69,7 @@ fn encode_block(x: &[f32; WEIGHTS], out: &mut [u8; BYTES]) {
             let number = digits.fold(0, |number, &x| number * 3 + u16::from(scaler.code(x)));
             // The last part has four digits: leave the fifth place empty.
             let number = number * [1, 3][5 - codes];
-            *packed = ((number * 256 + 242) / 243) as u8;
+            *packed = (number * 256).div_ceil(243) as u8;
         }
         (x, bytes) = (rest, rest_bytes);
     }

@@ -31,48 +31,59 @@ impl LogLevel {
 
 /// The instruction sets that kernels may use, as the host decided once for the
 /// whole process. Every level gives the same integer codes.
+///
+/// The order is that of the numbers. No processor has levels of both architectures,
+/// so it says nothing about which of them is faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum CpuLevel {
     /// Portable code only.
     Scalar = 0,
-    /// AVX2, FMA and F16C.
+    /// x86-64's AVX2, FMA and F16C.
     Avx2 = 1,
-    /// AVX-512 F, BW, VL, DQ.
+    /// x86-64's AVX-512 F, BW, VL, DQ, and all of [`CpuLevel::Avx2`].
     Avx512 = 2,
+    /// NEON, which every aarch64 has.
+    Neon = 3,
 }
 
 impl CpuLevel {
     /// The highest level that this processor has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if avx2 && avx512 {
-                return Self::Avx512;
-            }
-            if avx2 {
-                return Self::Avx2;
-            }
-        }
-        Self::Scalar
+        Self::from_code(u8::MAX)
     }
 
-    /// The level with this number, but never above what this processor has: that
-    /// is what makes the kernels' use of it sound.
+    /// The highest level that this processor has, but not above the one with this
+    /// number. That it has the level is what makes the kernels' use of it sound.
     pub fn from_code(code: u8) -> Self {
-        let wanted = match code {
-            0 => Self::Scalar,
-            1 => Self::Avx2,
-            _ => Self::Avx512,
-        };
-        wanted.min(Self::detect())
+        [Self::Neon, Self::Avx512, Self::Avx2]
+            .into_iter()
+            .find(|level| *level as u8 <= code && level.is_here())
+            .unwrap_or(Self::Scalar)
+    }
+
+    /// Whether this processor has the instructions.
+    fn is_here(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
+        }
     }
 }
 
@@ -242,6 +253,24 @@ mod tests {
     #[test]
     fn cpu_levels_never_exceed_the_processor() {
         assert_eq!(CpuLevel::from_code(0), CpuLevel::Scalar);
-        assert!(CpuLevel::from_code(200) <= CpuLevel::detect());
+        for code in 0..=u8::MAX {
+            let level = CpuLevel::from_code(code);
+            assert!(level.is_here() && level as u8 <= code, "{code}: {level:?}");
+        }
+        assert_eq!(CpuLevel::from_code(200), CpuLevel::detect());
+        let detected = CpuLevel::detect();
+        assert_eq!(CpuLevel::from_code(detected as u8), detected);
+    }
+
+    #[test]
+    fn cpu_levels_are_those_of_the_architecture() {
+        let neon = cfg!(target_arch = "aarch64");
+        assert_eq!(CpuLevel::detect() == CpuLevel::Neon, neon);
+        let wanted = if neon {
+            [CpuLevel::Scalar; 3]
+        } else {
+            [CpuLevel::Scalar, CpuLevel::Avx2, CpuLevel::Avx512].map(|l| l.min(CpuLevel::detect()))
+        };
+        assert_eq!([0, 1, 2].map(CpuLevel::from_code), wanted);
     }
 }

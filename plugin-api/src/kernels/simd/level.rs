@@ -1,10 +1,13 @@
 //! Which instruction set a kernel runs on.
 
+#[cfg(target_arch = "aarch64")]
+use super::Neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::Pair;
+#[cfg(target_arch = "x86_64")]
+use super::{Avx2, Avx512};
 use super::{Isa, Scalar};
 use crate::interface::CpuLevel;
-
-#[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512, Pair};
 
 /// A level of instructions that this machine is known to have.
 ///
@@ -20,6 +23,8 @@ enum Inner {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 /// Work that can be done with any instruction set.
@@ -38,7 +43,8 @@ impl Level {
         Self::at_most(CpuLevel::detect())
     }
 
-    /// The best level of this machine that is not above `limit`.
+    /// The best level of this machine that is not above `limit`. [`CpuLevel`] orders them, those
+    /// of other processors too: with one of these as the limit, the ones below it may be used.
     #[must_use]
     pub fn at_most(limit: CpuLevel) -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -54,6 +60,10 @@ impl Level {
                 return Self(Inner::Avx2(isa));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if limit >= CpuLevel::Neon {
+            return Self(Inner::Neon(Neon::detect()));
+        }
         let _ = limit;
         Self::scalar()
     }
@@ -66,13 +76,16 @@ impl Level {
 
     /// Every level of this machine, the scalar reference first.
     pub fn all() -> impl Iterator<Item = Self> {
-        let x86 = [
+        let levels = [
+            Some(Self::scalar()),
             #[cfg(target_arch = "x86_64")]
             Avx2::detect().map(|isa| Self(Inner::Avx2(isa))),
             #[cfg(target_arch = "x86_64")]
             Avx512::detect().map(|isa| Self(Inner::Avx512(isa))),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self(Inner::Neon(Neon::detect()))),
         ];
-        std::iter::once(Self::scalar()).chain(x86.into_iter().flatten())
+        levels.into_iter().flatten()
     }
 
     /// Its name, for people.
@@ -84,6 +97,8 @@ impl Level {
             Inner::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Inner::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Inner::Neon(_) => "neon",
         }
     }
 
@@ -97,6 +112,8 @@ impl Level {
             Inner::Avx2(isa) => isa.enter(Pair(isa), kernel),
             #[cfg(target_arch = "x86_64")]
             Inner::Avx512(isa) => isa.enter(Pair(isa), kernel),
+            #[cfg(target_arch = "aarch64")]
+            Inner::Neon(isa) => kernel.run(Pair(isa)),
         }
     }
 }

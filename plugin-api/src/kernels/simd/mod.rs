@@ -7,6 +7,7 @@
 //! | `scalar.rs` | plain Rust: the reference | 1 |
 //! | `avx2.rs` | x86-64 with AVX2, FMA and F16C | 8 |
 //! | `avx512.rs` | x86-64 with AVX-512 F, BW, VL and DQ | 16 |
+//! | `neon.rs` | aarch64 with NEON | 4 |
 //! | `pair.rs` | two vectors of any of them side by side | twice as many |
 //!
 //! Every operation rounds each lane as IEEE 754 says and as the scalar file does, so a kernel
@@ -24,6 +25,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod level;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pair;
 mod scalar;
 #[cfg(test)]
@@ -39,6 +42,8 @@ pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub use level::{Kernel, Level};
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 pub use pair::Pair;
 pub use scalar::Scalar;
 

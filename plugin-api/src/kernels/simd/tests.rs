@@ -82,6 +82,7 @@ fn any_number() -> impl Strategy<Value = f32> {
         any::<f32>(),
         -100.0f32..100.0,
         (-20i32..20).prop_map(|n| n as f32 * 0.5),
+        prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0]),
     ]
 }
 
@@ -200,6 +201,21 @@ fn rounding() {
 
 #[test]
 fn levels_are_limited() {
-    assert_eq!(Level::at_most(crate::CpuLevel::Scalar).name(), "scalar");
-    assert!(Level::all().any(|level| level.name() == Level::detect().name()));
+    use crate::CpuLevel;
+    let best = Level::all().last().unwrap().name();
+    assert_eq!(Level::detect().name(), best);
+    for (limit, name) in [
+        (CpuLevel::Scalar, "scalar"),
+        (CpuLevel::Avx2, "avx2"),
+        (CpuLevel::Avx512, "avx512"),
+        (CpuLevel::Neon, "neon"),
+    ] {
+        // What is chosen is the limit where the machine has it, and as good as it otherwise.
+        let chosen = Level::at_most(limit).name();
+        let has = |name| Level::all().any(|level| level.name() == name);
+        assert_eq!(chosen == name, has(name), "{limit:?}: {chosen}");
+        let possible = CpuLevel::from_code(limit as u8);
+        assert_eq!(chosen, Level::at_most(possible).name(), "{limit:?}");
+    }
+    assert_eq!(Level::at_most(CpuLevel::Neon).name(), best);
 }

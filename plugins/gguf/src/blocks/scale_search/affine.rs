@@ -155,10 +155,10 @@ impl<'a, I: Isa, const S: usize> Search<'a, I, S> {
         };
         self.round(&rounding, codes);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
-        for i in 0..S {
-            let wl = self.weight[i] * codes[i];
+        for (i, &code) in codes.iter().enumerate() {
+            let wl = self.weight[i] * code;
             sum_l = sum_l + wl;
-            sum_l2 = sum_l2 + wl * codes[i];
+            sum_l2 = sum_l2 + wl * code;
             sum_xl = sum_xl + wl * self.x[i];
         }
         let (sum_w, sum_wx) = (self.sum_w, self.sum_wx);
@@ -190,15 +190,15 @@ impl<'a, I: Isa, const S: usize> Search<'a, I, S> {
         let (zero, top) = (self.isa.splat(0.0), self.isa.splat(self.max_code));
         let Rounding { rate, low } = *rounding;
         if self.is_small(rounding) {
-            for i in 0..S {
-                let code = (rate * (self.x[i] - low)).round();
-                codes[i] = code.smaller(top).larger(zero);
+            for (code, &x) in codes.iter_mut().zip(self.x) {
+                let rounded = (rate * (x - low)).round();
+                *code = rounded.smaller(top).larger(zero);
             }
         } else {
             // Flat, overflowing or vanishing ranges.
-            for i in 0..S {
-                let code = (rate * (self.x[i] - low)).round_wrapping();
-                codes[i] = code.smaller(top).larger(zero);
+            for (code, &x) in codes.iter_mut().zip(self.x) {
+                let rounded = (rate * (x - low)).round_wrapping();
+                *code = rounded.smaller(top).larger(zero);
             }
         }
     }
@@ -223,8 +223,8 @@ impl<'a, I: Isa, const S: usize> Search<'a, I, S> {
         low: I::F32,
     ) -> I::F32 {
         let mut error = self.isa.splat(0.0);
-        for i in 0..S {
-            let diff = scale * codes[i] + low - self.x[i];
+        for (i, &code) in codes.iter().enumerate() {
+            let diff = scale * code + low - self.x[i];
             let cost = if ABSOLUTE { diff.abs() } else { diff * diff };
             error = error + self.weight[i] * cost;
         }

@@ -4,6 +4,7 @@ use std::arch::aarch64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
 use super::{Isa, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector, array};
+use crate::kernels::float16::{self, Bytes};
 
 const LANES: usize = 4;
 
@@ -44,6 +45,27 @@ impl Isa for Neon {
         F32x4(unsafe { vld1q_f32(values.as_ptr()) })
     }
 
+    // The conversions of stored numbers are plain Rust: NEON is part of every aarch64, so the
+    // compiler uses it by itself.
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> F32x4 {
+        let bytes = &bytes[..LANES];
+        self.load(&array::<f32, LANES>(|i| f32::from(bytes[i] as i8)))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, stored: &[Bytes]) -> F32x4 {
+        let stored = &stored[..LANES];
+        self.load(&array::<f32, LANES>(|i| float16::f16_to_f32(stored[i])))
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, stored: &[Bytes]) -> F32x4 {
+        let stored = &stored[..LANES];
+        self.load(&array::<f32, LANES>(|i| float16::bf16_to_f32(stored[i])))
+    }
+
     #[inline(always)]
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [F32x4; S] {
         const { assert!(S.is_multiple_of(LANES)) }
@@ -76,6 +98,15 @@ fn transpose_square([a, b, c, d]: [F32x4; LANES]) -> [F32x4; LANES] {
     }
 }
 
+impl F32x4 {
+    #[inline(always)]
+    fn lanes(self) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(&mut lanes);
+        lanes
+    }
+}
+
 impl Vector for F32x4 {
     type Mask = Mask4;
 
@@ -86,6 +117,20 @@ impl Vector for F32x4 {
         let out = &mut out[..LANES];
         // SAFETY: `self` proves the instructions; the slice has 4 places.
         unsafe { vst1q_f32(out.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, out: &mut [Bytes]) {
+        for (out, number) in out[..LANES].iter_mut().zip(self.lanes()) {
+            *out = float16::f32_to_f16(number);
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [Bytes]) {
+        for (out, number) in out[..LANES].iter_mut().zip(self.lanes()) {
+            *out = float16::f32_to_bf16(number);
+        }
     }
 
     #[inline(always)]

@@ -4,12 +4,12 @@
 //! Weight = 2^(exponent − 128) × twice the E2M1 value, which makes the values
 //! integers. Importance weights have no part in it.
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
 use super::lanes::map_array;
-use super::small_blocks::{WEIGHTS, unpack_nibbles};
+use super::small_blocks::{WEIGHTS, pack_nibbles, unpack_nibbles};
 use super::validate::Check;
 use super::weights::scaled;
 
@@ -32,8 +32,11 @@ impl Codec for Mxfp4 {
     const CHECK: Check = Check::Exponent(0);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = row.as_chunks::<WEIGHTS>().0;
+        for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
+            encode_block(isa, x, out);
+        }
     }
 
     #[inline(always)]
@@ -43,17 +46,15 @@ impl Codec for Mxfp4 {
 }
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<WEIGHTS>().0;
-    for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-        let [exponent, codes @ ..] = out;
-        *exponent = exponent_for(x);
-        let scale = half_scale(*exponent);
-        let (low, high) = x.split_at(WEIGHTS / 2);
-        for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
-            *code = nearest(*low, scale) | nearest(*high, scale) << 4;
-        }
+fn encode_block<I: Isa>(isa: I, x: &[f32; WEIGHTS], out: &mut [u8; BYTES]) {
+    let [exponent, packed @ ..] = out;
+    *exponent = exponent_for(isa, x);
+    let scale = half_scale(*exponent);
+    let mut codes = [0; WEIGHTS];
+    for at in (0..WEIGHTS).step_by(I::LANES) {
+        nearest(isa, isa.load(&x[at..]), scale).store_bytes(&mut codes[at..]);
     }
+    *packed = pack_nibbles(&codes);
 }
 
 /// The exponent that puts the largest magnitude between E2M1's 4 and 8; 0 for a
@@ -63,16 +64,32 @@ pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
 /// the processor, which keeps the low eight bits; so do we, to have its bytes.
 /// The block then decodes to zeros, or is invalid (255) just below the limit.
 #[inline(always)]
-fn exponent_for(x: &[f32; WEIGHTS]) -> u8 {
-    let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+fn exponent_for<I: Isa>(isa: I, x: &[f32; WEIGHTS]) -> u8 {
+    let mut largest = isa.splat(0.0);
+    for at in (0..WEIGHTS).step_by(I::LANES) {
+        largest = isa.load(&x[at..]).abs().larger(largest);
+    }
+    let largest = largest.max_lane();
     if largest == 0.0 {
         return 0;
     }
-    // In single precision the logarithm of a number just below a power of two
-    // rounds up to a whole one, and ggml's choice depends on it. Rounded from
-    // double precision, it is the same with every system's library.
-    let logarithm = f64::from(largest).log2() as f32;
-    (logarithm.floor() - 2.0 + 127.0) as i32 as u8
+    (whole_logarithm(largest) - 2 + 127) as u8
+}
+
+/// The whole part of a number's logarithm to base 2, which in single precision is
+/// rounded before its fraction is cut off: just below a power of two it is that
+/// power's, and ggml's choice depends on it.
+#[inline(always)]
+fn whole_logarithm(value: f32) -> i32 {
+    const FRACTION: u32 = 0x007f_ffff;
+    // Nearer to the next power than 2^-15, more than any rounding.
+    const LAST: u32 = FRACTION - 0xff;
+    let bits = value.to_bits();
+    if value.is_normal() && bits & FRACTION < LAST {
+        return (bits >> 23) as i32 - 127;
+    }
+    // Rounded from double precision, it is the same with every system's library.
+    (f64::from(value).log2() as f32).floor() as i32
 }
 
 /// 2^(exponent − 128): half of what E8M0 says, since [`VALUES`] are doubled.
@@ -86,15 +103,15 @@ fn half_scale(exponent: u8) -> f32 {
     })
 }
 
-/// The code whose value is nearest; the first of equally near ones.
+/// The codes whose values are nearest; the first of equally near ones.
 #[inline(always)]
-fn nearest(x: f32, scale: f32) -> u8 {
-    let (mut best, mut best_error) = (0, f32::INFINITY);
-    for (code, value) in (0..).zip(VALUES) {
-        let error = (f32::from(value) * scale - x).abs();
-        if error < best_error {
-            (best, best_error) = (code, error);
-        }
+fn nearest<I: Isa>(isa: I, x: I::F32, scale: f32) -> I::F32 {
+    let (mut best, mut best_error) = (isa.splat(0.0), x.abs());
+    for (code, value) in (0_u8..).zip(VALUES).skip(1) {
+        let error = (isa.splat(f32::from(value) * scale) - x).abs();
+        let closer = error.lt(best_error);
+        best = Vector::select(closer, isa.splat(f32::from(code)), best);
+        best_error = error.smaller(best_error);
     }
     best
 }
@@ -124,7 +141,7 @@ mod tests {
 
     fn encoded(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
         let mut out = [0xaa; BYTES];
-        encode(x, None, &mut out);
+        Mxfp4::encode(Scalar, x, None, &mut out);
         out
     }
 
@@ -163,6 +180,28 @@ mod tests {
         // log2 of the number below 8 is 3 to single precision.
         assert_eq!((exponent(8.0), exponent(below(8.0))), (128, 128));
         assert_eq!((exponent(7.9), exponent(f32::MAX)), (127, 253));
+    }
+
+    #[test]
+    fn whole_logarithms_are_those_of_single_precision() {
+        let slow = |value: f32| (f64::from(value).log2() as f32).floor() as i32;
+        for exponent in -126..128 {
+            let power = 2.0_f32.powi(exponent);
+            let steps = [
+                1.0,
+                1.000_000_1,
+                1.5,
+                1.999,
+                1.999_96,
+                1.999_98,
+                1.999_99,
+                1.999_999_9,
+            ];
+            for value in steps.map(|step| step * power) {
+                assert_eq!(whole_logarithm(value), slow(value), "{value:e}");
+            }
+        }
+        assert_eq!(whole_logarithm(1e-40), slow(1e-40));
     }
 
     #[test]

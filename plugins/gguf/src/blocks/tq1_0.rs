@@ -11,17 +11,18 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::tq2_0::{Scaler, WEIGHTS as BLOCK};
+use super::super_block::WEIGHTS;
+use super::tq2_0::ternary;
 use super::validate::Check;
 
-/// Weights in a block.
-pub(super) const WEIGHTS: usize = BLOCK;
 /// Bytes in a block: 32 + 16 bytes of five codes, 4 bytes of four, scale.
 pub(super) const BYTES: usize = 54;
 
 /// The parts of a block: (bytes, codes in each). Byte `m` of a part has the codes
 /// `m`, `m + bytes`, `m + 2 × bytes`, … of the part's weights.
 const PARTS: [(usize, usize); 3] = [(32, 5), (16, 5), (4, 4)];
+/// The most bytes in a part.
+const MOST: usize = 32;
 
 /// The codec.
 #[allow(non_camel_case_types)] // the name of the type
@@ -37,8 +38,11 @@ impl Codec for Tq1_0 {
     const CHECK: Check = Check::Scales(&[52]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = row.as_chunks::<WEIGHTS>().0;
+        for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
+            encode_block(isa, x, out);
+        }
     }
 
     #[inline(always)]
@@ -48,30 +52,26 @@ impl Codec for Tq1_0 {
 }
 
 #[inline(always)]
-pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<WEIGHTS>().0;
-    for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-        encode_block(x, out);
-    }
-}
-
-#[inline(always)]
-fn encode_block(x: &[f32; WEIGHTS], out: &mut [u8; BYTES]) {
-    let scaler = Scaler::new(x);
+fn encode_block<I: Isa>(isa: I, x: &[f32; WEIGHTS], out: &mut [u8; BYTES]) {
+    let (scale, codes) = ternary(isa, x);
     let [bytes @ .., d0, d1] = out;
-    [*d0, *d1] = f16_bytes(scaler.scale);
-    let (mut x, mut bytes) = (&x[..], &mut bytes[..]);
-    for (count, codes) in PARTS {
-        let (part, rest) = x.split_at(count * codes);
+    [*d0, *d1] = f16_bytes(scale);
+    let (mut codes, mut bytes) = (&codes[..], &mut bytes[..]);
+    for (count, digits) in PARTS {
+        let (part, rest) = codes.split_at(count * digits);
         let (packed, rest_bytes) = std::mem::take(&mut bytes).split_at_mut(count);
-        for (m, packed) in packed.iter_mut().enumerate() {
-            let digits = part[m..].iter().step_by(count);
-            let number = digits.fold(0, |number, &x| number * 3 + u16::from(scaler.code(x)));
+        let mut numbers = [0_u16; MOST];
+        for codes in part.chunks_exact(count) {
+            for (number, code) in numbers.iter_mut().zip(codes) {
+                *number = *number * 3 + u16::from(*code);
+            }
+        }
+        for (packed, number) in packed.iter_mut().zip(numbers) {
             // The last part has four digits: leave the fifth place empty.
-            let number = number * [1, 3][5 - codes];
+            let number = u32::from(number) * [1, 3][5 - digits];
             *packed = (number * 256).div_ceil(243) as u8;
         }
-        (x, bytes) = (rest, rest_bytes);
+        (codes, bytes) = (rest, rest_bytes);
     }
 }
 
@@ -106,13 +106,15 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; WEIGHTS]) {
 
 #[cfg(test)]
 mod tests {
+    use llm_quantize_plugin_api::kernels::simd::Scalar;
+
     use super::*;
 
     #[test]
     fn ternary_weights_come_back_exactly() {
         let x: [f32; WEIGHTS] = std::array::from_fn(|i| [-0.5, 0.0, 0.5][(i * i / 7 + i / 32) % 3]);
         let (mut out, mut back) = ([0xaa; BYTES], [1.0; WEIGHTS]);
-        encode(&x, None, &mut out);
+        Tq1_0::encode(Scalar, &x, None, &mut out);
         decode(&out, &mut back);
         assert_eq!(back, x);
         assert_eq!(out[52..], [0x00, 0x38]);
@@ -126,7 +128,7 @@ mod tests {
         (x[3], x[3 + 64]) = (1.0, -1.0);
         // Digits 1 1 1 2 of the last byte: (27 + 9 + 3 + 2) · 3 = 123.
         x[255] = 1.0;
-        encode(&x, None, &mut out);
+        Tq1_0::encode(Scalar, &x, None, &mut out);
         assert_eq!(out[3], (193_u32 * 256).div_ceil(243) as u8);
         assert_eq!(out[51], (123_u32 * 256).div_ceil(243) as u8);
         // All others: 1 1 1 1 1 = 121, and 1 1 1 1 0 = 120.
@@ -137,7 +139,7 @@ mod tests {
     fn zero_and_vanishing_blocks_are_zero() {
         for x in [[0.0; WEIGHTS], [1e-40; WEIGHTS]] {
             let (mut out, mut back) = ([0xaa; BYTES], [1.0; WEIGHTS]);
-            encode(&x, None, &mut out);
+            Tq1_0::encode(Scalar, &x, None, &mut out);
             decode(&out, &mut back);
             assert_eq!(back, [0.0; WEIGHTS]);
             assert_eq!(out[52..], [0, 0]);

@@ -4,26 +4,18 @@
 //! Weight = scale × (code − 1), where the scale is the largest magnitude.
 //! Importance weights have no part in it.
 
-use llm_quantize_plugin_api::kernels::simd::Isa;
+use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
 use super::lanes::map_array;
+use super::super_block::{WEIGHTS, pack_two_bits};
 use super::validate::Check;
 use super::weights::scaled;
 
-/// Weights in a block.
-pub(super) const WEIGHTS: usize = 256;
 /// Bytes in a block: codes, then the scale.
 pub(super) const BYTES: usize = 66;
-
-/// Turns the weights of a block into ternary codes.
-pub(super) struct Scaler {
-    /// The largest magnitude.
-    pub scale: f32,
-    inverse: f32,
-}
 
 /// The codec.
 #[allow(non_camel_case_types)] // the name of the type
@@ -39,8 +31,14 @@ impl Codec for Tq2_0 {
     const CHECK: Check = Check::Scales(&[64]);
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(row, importance, out);
+    fn encode<I: Isa>(isa: I, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = row.as_chunks::<WEIGHTS>().0;
+        for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
+            let (scale, codes) = ternary(isa, x);
+            let [packed @ .., d0, d1] = out;
+            [*d0, *d1] = f16_bytes(scale);
+            pack_two_bits(&codes, packed);
+        }
     }
 
     #[inline(always)]
@@ -49,44 +47,29 @@ impl Codec for Tq2_0 {
     }
 }
 
-impl Scaler {
-    #[inline(always)]
-    pub(super) fn new(x: &[f32; WEIGHTS]) -> Self {
-        let scale = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-        let inverse = 1.0 / scale;
-        Self {
-            scale,
-            // All codes stand for zero if the scale is zero, or so small that its
-            // inverse overflows.
-            inverse: if inverse.is_finite() { inverse } else { 0.0 },
-        }
-    }
-
-    /// 0, 1 or 2 for what is nearest to −scale, 0 or scale; away from zero halfway.
-    #[inline(always)]
-    pub(super) fn code(&self, x: f32) -> u8 {
-        let ratio = x * self.inverse;
-        1 + u8::from(ratio >= 0.5) - u8::from(ratio <= -0.5)
-    }
-}
-
+/// The largest magnitude of a block, and its codes: 0, 1 or 2 for what is nearest
+/// to minus that, 0 or that; away from zero halfway.
 #[inline(always)]
-pub(super) fn encode(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<WEIGHTS>().0;
-    for (x, out) in blocks.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-        let scaler = Scaler::new(x);
-        let [codes @ .., d0, d1] = out;
-        [*d0, *d1] = f16_bytes(scaler.scale);
-        let halves = x.as_chunks::<128>().0.iter();
-        for (x, codes) in halves.zip(codes.as_chunks_mut::<32>().0) {
-            for (m, byte) in codes.iter_mut().enumerate() {
-                *byte = scaler.code(x[m])
-                    | scaler.code(x[m + 32]) << 2
-                    | scaler.code(x[m + 64]) << 4
-                    | scaler.code(x[m + 96]) << 6;
-            }
-        }
+pub(super) fn ternary<I: Isa>(isa: I, x: &[f32; WEIGHTS]) -> (f32, [u8; WEIGHTS]) {
+    let mut largest = isa.splat(0.0);
+    for at in (0..WEIGHTS).step_by(I::LANES) {
+        largest = isa.load(&x[at..]).abs().larger(largest);
     }
+    let scale = largest.max_lane();
+    let inverse = 1.0 / scale;
+    // All codes stand for zero if the scale is zero, or so small that its inverse
+    // overflows.
+    let inverse = isa.splat(if inverse.is_finite() { inverse } else { 0.0 });
+    let (zero, one, two) = (isa.splat(0.0), isa.splat(1.0), isa.splat(2.0));
+    let (low, high) = (isa.splat(-0.5), isa.splat(0.5));
+    let mut codes = [0; WEIGHTS];
+    for at in (0..WEIGHTS).step_by(I::LANES) {
+        let ratio = isa.load(&x[at..]) * inverse;
+        let code = Vector::select(ratio.lt(high), one, two);
+        let code = Vector::select(ratio.gt(low), code, zero);
+        code.store_bytes(&mut codes[at..]);
+    }
+    (scale, codes)
 }
 
 #[inline(always)]
@@ -117,7 +100,7 @@ mod tests {
         (x[0], x[32], x[64], x[96]) = (-2.0, 0.0, 2.0, 0.99);
         (x[128], x[255]) = (1.0, -1.0);
         let mut out = [0xaa; BYTES];
-        encode(&x, None, &mut out);
+        Tq2_0::encode(Scalar, &x, None, &mut out);
         assert_eq!(out[0], 0b01_10_01_00);
         assert_eq!((out[32], out[63]), (0b01_01_01_10, 0b00_01_01_01));
         assert_eq!(out[1..32], [0b01_01_01_01; 31]);
@@ -141,7 +124,7 @@ mod tests {
     fn zero_and_vanishing_blocks_are_zero() {
         for x in [[0.0; WEIGHTS], [-1e-40; WEIGHTS]] {
             let mut out = [0xaa; BYTES];
-            encode(&x, None, &mut out);
+            Tq2_0::encode(Scalar, &x, None, &mut out);
             assert_eq!(out[..64], [0b01_01_01_01; 64]);
             assert_eq!(out[64..], [0, 0]);
         }

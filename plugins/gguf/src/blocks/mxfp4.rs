@@ -103,17 +103,22 @@ fn half_scale(exponent: u8) -> f32 {
     })
 }
 
-/// The codes whose values are nearest; the first of equally near ones.
+/// The codes whose values are nearest; the first of equally near ones. What is
+/// nearest to a magnitude is, with the sign, nearest to the number; zero stays the
+/// first of all.
 #[inline(always)]
 fn nearest<I: Isa>(isa: I, x: I::F32, scale: f32) -> I::F32 {
-    let (mut best, mut best_error) = (isa.splat(0.0), x.abs());
-    for (code, value) in (0_u8..).zip(VALUES).skip(1) {
-        let error = (isa.splat(f32::from(value) * scale) - x).abs();
+    let zero = isa.splat(0.0);
+    let magnitude = x.abs();
+    let (mut best, mut best_error) = (zero, magnitude);
+    for (code, value) in (0_u8..).zip(VALUES).take(8).skip(1) {
+        let error = (isa.splat(f32::from(value) * scale) - magnitude).abs();
         let closer = error.lt(best_error);
         best = Vector::select(closer, isa.splat(f32::from(code)), best);
         best_error = error.smaller(best_error);
     }
-    best
+    let negative = x.lt(zero) & best.gt(zero);
+    Vector::select(negative, best + isa.splat(8.0), best)
 }
 
 #[inline(always)]

@@ -183,7 +183,7 @@ impl HostServices for Recording {
     }
 
     fn cpu_level(&self) -> CpuLevel {
-        CpuLevel::Scalar
+        CpuLevel::Baseline
     }
 }
 

@@ -31,20 +31,16 @@ impl LogLevel {
 
 /// The instruction sets that kernels may use, as the host decided once for the
 /// whole process. Every level gives the same integer codes.
-///
-/// The order is that of the numbers. No processor has levels of both architectures,
-/// so it says nothing about which of them is faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum CpuLevel {
-    /// Portable code only.
-    Scalar = 0,
+    /// What every processor of the architecture has: SSE2 on x86-64, NEON on aarch64,
+    /// plain Rust elsewhere.
+    Baseline = 0,
     /// x86-64's AVX2, FMA and F16C.
     Avx2 = 1,
     /// x86-64's AVX-512 F, BW, VL, DQ, and all of [`CpuLevel::Avx2`].
     Avx512 = 2,
-    /// NEON, which every aarch64 has.
-    Neon = 3,
 }
 
 impl CpuLevel {
@@ -53,19 +49,19 @@ impl CpuLevel {
         Self::from_code(u8::MAX)
     }
 
-    /// The highest level that this processor has, but not above the one with this
-    /// number. That it has the level is what makes the kernels' use of it sound.
+    /// The highest level that this processor has and whose number is at most this one.
+    /// That it has the level is what makes the kernels' use of it sound.
     pub fn from_code(code: u8) -> Self {
-        [Self::Neon, Self::Avx512, Self::Avx2]
+        [Self::Avx512, Self::Avx2]
             .into_iter()
             .find(|level| *level as u8 <= code && level.is_here())
-            .unwrap_or(Self::Scalar)
+            .unwrap_or(Self::Baseline)
     }
 
     /// Whether this processor has the instructions.
     fn is_here(self) -> bool {
         match self {
-            Self::Scalar => true,
+            Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
@@ -82,7 +78,6 @@ impl CpuLevel {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
-            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 }
@@ -252,7 +247,7 @@ mod tests {
 
     #[test]
     fn cpu_levels_never_exceed_the_processor() {
-        assert_eq!(CpuLevel::from_code(0), CpuLevel::Scalar);
+        assert_eq!(CpuLevel::from_code(0), CpuLevel::Baseline);
         for code in 0..=u8::MAX {
             let level = CpuLevel::from_code(code);
             assert!(level.is_here() && level as u8 <= code, "{code}: {level:?}");
@@ -264,13 +259,11 @@ mod tests {
 
     #[test]
     fn cpu_levels_are_those_of_the_architecture() {
-        let neon = cfg!(target_arch = "aarch64");
-        assert_eq!(CpuLevel::detect() == CpuLevel::Neon, neon);
-        let wanted = if neon {
-            [CpuLevel::Scalar; 3]
-        } else {
-            [CpuLevel::Scalar, CpuLevel::Avx2, CpuLevel::Avx512].map(|l| l.min(CpuLevel::detect()))
-        };
+        let best = CpuLevel::detect();
+        if cfg!(not(target_arch = "x86_64")) {
+            assert_eq!(best, CpuLevel::Baseline);
+        }
+        let wanted = [CpuLevel::Baseline, CpuLevel::Avx2, CpuLevel::Avx512].map(|l| l.min(best));
         assert_eq!([0, 1, 2].map(CpuLevel::from_code), wanted);
     }
 }

@@ -5,7 +5,7 @@ use super::Neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::Pair;
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512};
+use super::{Avx2, Avx512, Sse2};
 use super::{Isa, Scalar};
 use crate::interface::CpuLevel;
 
@@ -19,6 +19,8 @@ pub struct Level(Inner);
 #[derive(Debug, Clone, Copy)]
 enum Inner {
     Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Sse2(Sse2),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
@@ -43,8 +45,7 @@ impl Level {
         Self::at_most(CpuLevel::detect())
     }
 
-    /// The best level of this machine that is not above `limit`. [`CpuLevel`] orders them, those
-    /// of other processors too: with one of these as the limit, the ones below it may be used.
+    /// The best level of this machine that is not above `limit`.
     #[must_use]
     pub fn at_most(limit: CpuLevel) -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -60,15 +61,22 @@ impl Level {
                 return Self(Inner::Avx2(isa));
             }
         }
-        #[cfg(target_arch = "aarch64")]
-        if limit >= CpuLevel::Neon {
-            return Self(Inner::Neon(Neon::detect()));
-        }
         let _ = limit;
-        Self::scalar()
+        Self::baseline()
     }
 
-    /// Plain Rust: the reference for all others.
+    /// What every processor of the architecture has: [`CpuLevel::Baseline`].
+    const fn baseline() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let inner = Inner::Sse2(Sse2::detect());
+        #[cfg(target_arch = "aarch64")]
+        let inner = Inner::Neon(Neon::detect());
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let inner = Inner::Scalar;
+        Self(inner)
+    }
+
+    /// Plain Rust: the reference for all others, in tests and benchmarks.
     #[must_use]
     pub const fn scalar() -> Self {
         Self(Inner::Scalar)
@@ -78,12 +86,12 @@ impl Level {
     pub fn all() -> impl Iterator<Item = Self> {
         let levels = [
             Some(Self::scalar()),
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Some(Self::baseline()),
             #[cfg(target_arch = "x86_64")]
             Avx2::detect().map(|isa| Self(Inner::Avx2(isa))),
             #[cfg(target_arch = "x86_64")]
             Avx512::detect().map(|isa| Self(Inner::Avx512(isa))),
-            #[cfg(target_arch = "aarch64")]
-            Some(Self(Inner::Neon(Neon::detect()))),
         ];
         levels.into_iter().flatten()
     }
@@ -93,6 +101,8 @@ impl Level {
     pub const fn name(self) -> &'static str {
         match self.0 {
             Inner::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Inner::Sse2(_) => "sse2",
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -108,6 +118,8 @@ impl Level {
     pub fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Inner::Scalar => kernel.run(Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Sse2(isa) => kernel.run(Pair(isa)),
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(isa) => isa.enter(Pair(isa), kernel),
             #[cfg(target_arch = "x86_64")]

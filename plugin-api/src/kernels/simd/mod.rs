@@ -5,9 +5,10 @@
 //! | file | instructions | lanes |
 //! | --- | --- | --- |
 //! | `scalar.rs` | plain Rust: the reference | 1 |
+//! | `sse2.rs` | x86-64: SSE2, which all have | 4 |
 //! | `avx2.rs` | x86-64 with AVX2, FMA and F16C | 8 |
 //! | `avx512.rs` | x86-64 with AVX-512 F, BW, VL and DQ | 16 |
-//! | `neon.rs` | aarch64 with NEON | 4 |
+//! | `neon.rs` | aarch64: NEON, which all have | 4 |
 //! | `pair.rs` | two vectors of any of them side by side | twice as many |
 //!
 //! Every operation rounds each lane as IEEE 754 says and as the scalar file does, so a kernel
@@ -24,11 +25,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod four;
 mod level;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pair;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sse2;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +51,8 @@ pub use level::{Kernel, Level};
 pub use neon::Neon;
 pub use pair::Pair;
 pub use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use sse2::Sse2;
 
 /// 1.5 × 2^23: adding it leaves no bits for a fraction, so the addition rounds to an integer,
 /// ties to even.

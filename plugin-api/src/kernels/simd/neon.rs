@@ -3,10 +3,9 @@
 use std::arch::aarch64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Not, Sub};
 
-use super::{Isa, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector, array};
+use super::four::{self, LANES};
+use super::{Isa, Mask, ROUND, ROUNDED_BITS, ROUNDED_ZERO, Vector};
 use crate::kernels::float16::{self, Bytes};
-
-const LANES: usize = 4;
 
 /// Proof that the machine has the instructions.
 #[derive(Debug, Clone, Copy)]
@@ -45,40 +44,24 @@ impl Isa for Neon {
         F32x4(unsafe { vld1q_f32(values.as_ptr()) })
     }
 
-    // The conversions of stored numbers are plain Rust: NEON is part of every aarch64, so the
-    // compiler uses it by itself.
-
     #[inline(always)]
     fn load_i8(self, bytes: &[u8]) -> F32x4 {
-        let bytes = &bytes[..LANES];
-        self.load(&array::<f32, LANES>(|i| f32::from(bytes[i] as i8)))
+        four::load(self, bytes, |byte| f32::from(byte as i8))
     }
 
     #[inline(always)]
     fn load_f16(self, stored: &[Bytes]) -> F32x4 {
-        let stored = &stored[..LANES];
-        self.load(&array::<f32, LANES>(|i| float16::f16_to_f32(stored[i])))
+        four::load(self, stored, float16::f16_to_f32)
     }
 
     #[inline(always)]
     fn load_bf16(self, stored: &[Bytes]) -> F32x4 {
-        let stored = &stored[..LANES];
-        self.load(&array::<f32, LANES>(|i| float16::bf16_to_f32(stored[i])))
+        four::load(self, stored, float16::bf16_to_f32)
     }
 
     #[inline(always)]
     fn transpose<const S: usize>(self, rows: &[[f32; S]]) -> [F32x4; S] {
-        const { assert!(S.is_multiple_of(LANES)) }
-        // As in `avx2.rs`: from the parts of the rows, square by square.
-        let zeros = [0.0; S];
-        let mut columns: [Self::F32; S] = array(|i| {
-            let row = rows.get(i % LANES).unwrap_or(&zeros);
-            self.load(&row[i - i % LANES..])
-        });
-        for square in columns.as_chunks_mut::<LANES>().0 {
-            *square = transpose_square(*square);
-        }
-        columns
+        four::transpose(self, rows, transpose_square)
     }
 }
 
@@ -98,15 +81,6 @@ fn transpose_square([a, b, c, d]: [F32x4; LANES]) -> [F32x4; LANES] {
     }
 }
 
-impl F32x4 {
-    #[inline(always)]
-    fn lanes(self) -> [f32; LANES] {
-        let mut lanes = [0.0; LANES];
-        self.store(&mut lanes);
-        lanes
-    }
-}
-
 impl Vector for F32x4 {
     type Mask = Mask4;
 
@@ -121,16 +95,12 @@ impl Vector for F32x4 {
 
     #[inline(always)]
     fn store_f16(self, out: &mut [Bytes]) {
-        for (out, number) in out[..LANES].iter_mut().zip(self.lanes()) {
-            *out = float16::f32_to_f16(number);
-        }
+        four::store(self, out, float16::f32_to_f16);
     }
 
     #[inline(always)]
     fn store_bf16(self, out: &mut [Bytes]) {
-        for (out, number) in out[..LANES].iter_mut().zip(self.lanes()) {
-            *out = float16::f32_to_bf16(number);
-        }
+        four::store(self, out, float16::f32_to_bf16);
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::scale_search::NEGLIGIBLE;
 use super::small_blocks::{pack_nibbles, unpack_nibbles};
 use super::weights::scaled;

@@ -4,7 +4,7 @@
 use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::float::{f16_bytes, get_f16};
-use super::lanes::{map_array, round_wrapping};
+use super::scalars::{map_array, round_wrapping};
 use super::scale_search::{AffineFits, TrialGrid, fit_affine, fit_nonnegative};
 use super::super_block::{By32, SUMMED, affine_codes, by_32, importance_weights, square_sums};
 

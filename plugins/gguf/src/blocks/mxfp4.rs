@@ -8,7 +8,7 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::TypeLayout;
 use super::codec::Codec;
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::small_blocks::{WEIGHTS, pack_nibbles, unpack_nibbles};
 use super::validate::Check;
 use super::weights::scaled;

@@ -8,7 +8,7 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::lanes::{map_array, round_wrapping};
+use super::scalars::{map_array, round_wrapping};
 use super::scale_search::{AffineFits, TrialGrid, fit_affine, fit_nonnegative};
 use super::super_block::{
     SUMMED, WEIGHTS, affine_codes, expand, importance_weights, pack_two_bits, square_sums,

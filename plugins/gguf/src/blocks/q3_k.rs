@@ -9,7 +9,7 @@ use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::{Scales, first};
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::scale_search::{all_codes_at_rates, codes_by_descent, fit_by_descent, fit_symmetric};
 use super::super_block::{
     CHUNK, CHUNK_PARTS, PARTS, SUMMED, WEIGHTS, by_16, chunks, expand, importance_weights,

@@ -8,7 +8,7 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::k_affine::{Affine, Quantized, Steps};
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::scale_search::TrialGrid;
 use super::super_block::WEIGHTS;
 use super::validate::Check;

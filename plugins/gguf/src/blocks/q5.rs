@@ -8,8 +8,8 @@ use llm_quantize_plugin_api::kernels::simd::Isa;
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::f16_bytes;
-use super::lanes::map_array;
 use super::plain;
+use super::scalars::map_array;
 use super::small_blocks::{
     Codes, WEIGHTS, encode_affine, encode_symmetric, pack_fifth_bits, pack_nibbles,
     unpack_five_bits,

@@ -9,7 +9,7 @@ use super::TypeLayout;
 use super::codec::Codec;
 use super::float::get_f16;
 use super::k_symmetric::Scales;
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::scale_search::{NEGLIGIBLE, all_codes_at_rates, fit_symmetric};
 use super::super_block::{CHUNK_PARTS, Chunk, PARTS, WEIGHTS, by_16, chunks, parts};
 use super::validate::Check;

@@ -9,7 +9,7 @@ use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 use super::TypeLayout;
 use super::codec::Codec;
 use super::float::{f16_bytes, get_f16};
-use super::lanes::map_array;
+use super::scalars::map_array;
 use super::super_block::{WEIGHTS, pack_two_bits};
 use super::validate::Check;
 use super::weights::scaled;

@@ -2,7 +2,7 @@
 
 use llm_quantize_plugin_api::kernels::simd::{Isa, Mask, Vector};
 
-use crate::blocks::lanes::round_wrapping;
+use crate::blocks::scalars::round_wrapping;
 
 /// Scales tried: `max_code + first + step × t` codes span the range, for
 /// t = 0..trials.

@@ -296,7 +296,8 @@ mod tests {
         if peak.abs() < NEGLIGIBLE {
             return (0.0, [0; S]);
         }
-        let rounded = |value: f32| crate::blocks::lanes::round_wrapping(value).clamp(-4, 3) as f32;
+        let rounded =
+            |value: f32| crate::blocks::scalars::round_wrapping(value).clamp(-4, 3) as f32;
         let mut codes = x.map(|x| rounded(-4.0 / peak * x));
         let (mut lx, mut l2) = (0.0, 0.0);
         for (x, code) in x.iter().zip(&codes) {

@@ -2,7 +2,7 @@
 //! sub-blocks of a super-block, when there are importance weights.
 
 use super::NEGLIGIBLE;
-use crate::blocks::lanes::{map_array, round_wrapping};
+use crate::blocks::scalars::{map_array, round_wrapping};
 
 const TRIALS: [i8; 8] = [-4, -3, -2, -1, 1, 2, 3, 4];
 

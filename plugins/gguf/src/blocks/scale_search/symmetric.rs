@@ -3,7 +3,7 @@
 use llm_quantize_plugin_api::kernels::simd::{Isa, Mask, Vector};
 
 use super::{NEGLIGIBLE, peak};
-use crate::blocks::lanes::{map_array, round_wrapping};
+use crate::blocks::scalars::{map_array, round_wrapping};
 
 /// The best scale of each lane's sub-block.
 #[derive(Clone, Copy)]

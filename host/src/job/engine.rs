@@ -306,7 +306,8 @@ fn raw_rows(bytes: &[u8], rows: Range<u64>) -> Result<TensorView<'_>> {
 }
 
 /// Gives each piece that is to be done, in this order, its own parts of the maps. The
-/// plan's spans do not overlap, so the borrow checker can see that no two threads write the same byte. The pages of the maps come with them.
+/// plan's spans do not overlap, so the borrow checker can see that no two threads write
+/// the same byte. The pages of the maps come with them.
 fn assign<'m>(
     plan: &Plan,
     pieces: &[Piece],

@@ -173,17 +173,21 @@ impl<I: Isa> State<I> {
     /// Moves codes until no move lowers an error.
     #[inline(always)]
     fn descend(&mut self) {
+        let zero = self.isa.splat(0.0);
         let mut sums = self.sums;
+        // Where the last pass moved something: nothing will move elsewhere.
+        let mut active = zero.eq(zero);
         for pass in 0..PASSES {
-            let mut moved = self.isa.splat(0.0).gt(self.isa.splat(0.0));
+            let mut moved = zero.lt(zero);
             for i in 0..S {
-                if pass == 0 || self.may_change(i, &sums).any() {
+                if pass == 0 || (self.may_change(i, &sums) & active).any() {
                     moved = moved | self.improve(i, &mut sums);
                 }
             }
             if !moved.any() {
                 break;
             }
+            active = moved;
         }
         self.sums = sums;
     }

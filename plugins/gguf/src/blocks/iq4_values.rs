@@ -4,7 +4,7 @@
 use llm_quantize_plugin_api::kernels::simd::{Isa, Vector};
 
 use super::scalars::map_array;
-use super::scale_search::NEGLIGIBLE;
+use super::scale_search::{NEGLIGIBLE, peak};
 use super::small_blocks::{pack_nibbles, unpack_nibbles};
 use super::weights::scaled;
 
@@ -65,7 +65,7 @@ fn nearest_values<I: Isa>(isa: I, x: I::F32) -> I::F32 {
 pub(super) fn fit<I: Isa>(isa: I, x: &[I::F32; WEIGHTS], weight: &[I::F32; WEIGHTS]) -> I::F32 {
     let zero = isa.splat(0.0);
     let lowest = f32::from(VALUES[0]);
-    let peak = peak(isa, x);
+    let (peak, magnitude) = peak(isa, x);
     let first = isa.splat(1.0) / (peak * isa.splat(-1.0) / isa.splat(lowest));
     let (sum_qx, sum_qq) = project(isa, x, weight, first);
     let mut scale = Vector::select(sum_qq.gt(zero), sum_qx / sum_qq, zero);
@@ -77,17 +77,7 @@ pub(super) fn fit<I: Isa>(isa: I, x: &[I::F32; WEIGHTS], weight: &[I::F32; WEIGH
         scale = Vector::select(better, sum_qx / sum_qq, scale);
         best = Vector::select(better, scale * sum_qx, best);
     }
-    Vector::select(peak.abs().lt(isa.splat(NEGLIGIBLE)), zero, scale)
-}
-
-/// The first of the weights with the largest magnitude.
-#[inline(always)]
-fn peak<I: Isa>(isa: I, x: &[I::F32; WEIGHTS]) -> I::F32 {
-    let mut peak = isa.splat(0.0);
-    for x in x {
-        peak = Vector::select(x.abs().gt(peak.abs()), *x, peak);
-    }
-    peak
+    Vector::select(magnitude.lt(isa.splat(NEGLIGIBLE)), zero, scale)
 }
 
 /// Σ w·q·x and Σ w·q² for the values q of the codes that an inverse scale gives.
@@ -168,7 +158,7 @@ mod tests {
             for &(at, value) in places {
                 x[at] = Scalar.splat(value);
             }
-            peak(Scalar, &x).max_lane()
+            peak(Scalar, &x).0.max_lane()
         };
         assert_eq!(peak_of(&[(3, 2.0), (4, -2.0)]), 2.0);
         assert_eq!(peak_of(&[(2, -2.0), (3, 2.0)]), -2.0);

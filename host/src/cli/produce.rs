@@ -129,6 +129,7 @@ fn prepare<'a>(
         options: order.options.clone(),
         requantize: order.converts,
         generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
+        calibration: None,
     };
     let prepared = job::prepare(
         &target.plugin,

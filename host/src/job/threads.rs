@@ -64,8 +64,8 @@ impl Threads {
         result
     }
 
-    /// Runs `task(0..count)` on the threads.
-    fn parallel_for(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+    /// Runs `task(0)`, …, `task(count - 1)` on the threads and returns when all are done.
+    pub fn parallel_for(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
         let hook = self
             .after_task
             .read()

@@ -24,6 +24,37 @@ pub struct FormatDescription {
     /// Files that the host may hand over besides the model, e.g. `imatrix`.
     #[serde(default)]
     pub attachments: Vec<String>,
+    /// What an output of this format is.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// Whether its plans may ask for statistics of a calibration run.
+    #[serde(default)]
+    pub calibration: CalibrationUse,
+}
+
+/// What an output of a format is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A model: what `quantize` and `convert` make.
+    #[default]
+    Model,
+    /// What a calibration run found out about a model: what `analyze` makes. Such a format has
+    /// one level.
+    Analysis,
+}
+
+/// Whether a format's plans ask for statistics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CalibrationUse {
+    /// Never.
+    #[default]
+    Never,
+    /// If the user wants a calibration ([`PlanRequest::calibration`] is set).
+    Optional,
+    /// Always: [`PlanRequest::calibration`] is always set.
+    Always,
 }
 
 impl FormatDescription {
@@ -201,6 +232,22 @@ pub struct PlanRequest {
     /// Name and version of the host, for files that say who made them.
     #[serde(default)]
     pub generator: String,
+    /// The text that the model will be run on, if statistics can be had.
+    #[serde(default)]
+    pub calibration: Option<CalibrationText>,
+}
+
+/// The text of a calibration run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalibrationText {
+    /// Name of the text, without its folder.
+    pub dataset: String,
+    /// Number of samples.
+    pub samples: u32,
+    /// Tokens in a sample.
+    pub length: u32,
+    /// Checksum of the tokens.
+    pub fingerprint: String,
 }
 
 impl PlanRequest {

@@ -15,7 +15,10 @@ mod traits;
 mod views;
 
 pub use error::{Error, ErrorKind, Result};
-pub use format::{FormatDescription, LevelInfo, OptionInfo, OptionType, PlanRequest, parse_size};
+pub use format::{
+    CalibrationText, CalibrationUse, FormatDescription, LevelInfo, OptionInfo, OptionType,
+    PlanRequest, Purpose, parse_size,
+};
 pub use groups::AffineGroups;
 pub use model::{ElementType, ModelDescription, ModelView, TensorInfo};
 pub use plan::{

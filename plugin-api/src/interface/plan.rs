@@ -207,7 +207,7 @@ pub enum Flow {
 /// One statistic of the inputs of a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatisticRequest {
-    /// Name of the weight whose inputs are meant.
+    /// Hugging Face name of the weight whose inputs are meant, whatever the view.
     pub site: String,
     /// Which statistic.
     pub statistic: Statistic,
@@ -219,6 +219,8 @@ pub struct StatisticRequest {
 pub enum Statistic {
     /// Mean of x² for each channel: `1 × K`.
     SecondMoment,
+    /// Sum of x² over all tokens for each channel: `1 × K`.
+    SquareSum,
     /// Mean of |x| for each channel: `1 × K`.
     MeanMagnitude,
     /// XᵀX: `K × K`, symmetric, both halves filled.

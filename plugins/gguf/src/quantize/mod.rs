@@ -77,6 +77,7 @@ fn description() -> FormatDescription {
         options: request::options(),
         group_sizes: Vec::new(),
         attachments: vec![IMATRIX.into()],
+        ..FormatDescription::default()
     }
 }
 

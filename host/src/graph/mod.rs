@@ -1,0 +1,135 @@
+//! What a model computes, as data: its sizes and, block by block, the order of operations.
+//!
+//! A [`Graph`] names tensors by their place in the model's description and has all numbers of
+//! `config.json` worked out, so that whoever runs it needs no family's name. Linear layers that
+//! read the same input form a *site*: that is where statistics are taken.
+
+/// A causal language model, ready to be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// The family's name, for people.
+    pub family: &'static str,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Number of tokens.
+    pub vocabulary: usize,
+    /// Longest sequence that the positions allow.
+    pub context: usize,
+    /// Added to the mean square in every norm.
+    pub norm_epsilon: f32,
+    /// The rotary embedding.
+    pub rotary: Rotary,
+    /// Token embeddings: `vocabulary × hidden`.
+    pub embedding: usize,
+    /// The transformer blocks, in order.
+    pub blocks: Vec<Block>,
+    /// Norm of the last block's output.
+    pub final_norm: usize,
+    /// Output head; its weight is the embeddings' where they are tied.
+    pub head: Linear,
+}
+
+/// A rotary embedding, worked out for a head.
+///
+/// Pair `i` of a head is its elements `i` and `i + head_dim / 2`; at position `p` it is turned
+/// by `p · frequencies[i]` radians.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Radians per position, for each of `head_dim / 2` pairs.
+    pub frequencies: Vec<f32>,
+    /// What sines and cosines are multiplied with (YaRN's attention factor; else 1).
+    pub magnitude: f32,
+}
+
+/// A transformer block: a norm of the residual stream, then stages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// The norm whose output the first stage reads.
+    pub norm: Norm,
+    /// The stages, in order. The last one ends with [`Then::Add`].
+    pub stages: Vec<Stage>,
+}
+
+/// Linear layers that read the same input (a *site*), and what is done with their outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Name for people, e.g. `attention input`.
+    pub name: &'static str,
+    /// The layers; all have the same number of inputs.
+    pub linears: Vec<Linear>,
+    /// What follows them.
+    pub then: Then,
+}
+
+/// A linear layer: `y = W x + b`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linear {
+    /// Hugging Face name of the weight.
+    pub name: String,
+    /// The weight: `outputs × inputs`.
+    pub weight: usize,
+    /// The bias, if there is one: `outputs`.
+    pub bias: Option<usize>,
+    /// Length of a row of the weight.
+    pub inputs: usize,
+    /// Rows of the weight.
+    pub outputs: usize,
+}
+
+/// A root-mean-square norm with a weight for each channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Norm {
+    /// The weight.
+    pub weight: usize,
+}
+
+/// What is done with the outputs of a stage's layers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Then {
+    /// They are queries, keys and values; the next stage reads what attention gathers.
+    Attention(Attention),
+    /// The only one is added to the residual stream; the next stage reads its norm.
+    AddAndNorm(Norm),
+    /// The next stage reads the activation of the first times the second.
+    Gate(Activation),
+    /// The only one is added to the residual stream; the block ends.
+    Add,
+}
+
+/// Causal attention with grouped queries; scores are divided by √head_dim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    /// Norm of each query head.
+    pub q_norm: Option<Norm>,
+    /// Norm of each key head.
+    pub k_norm: Option<Norm>,
+    /// Whether queries and keys are turned by their positions.
+    pub rotary: bool,
+    /// How many tokens a token sees, itself included; all before it if `None`.
+    pub window: Option<usize>,
+}
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`, also called swish.
+    Silu,
+    /// `x · Φ(x)`, by the error function.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+}
+
+impl Stage {
+    /// Channels that its layers read.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.linears.first().map_or(0, |linear| linear.inputs)
+    }
+}

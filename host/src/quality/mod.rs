@@ -1,0 +1,1 @@
+//! How well a quantized model predicts what its original does.

@@ -1,0 +1,1 @@
+//! Text to run models on: corpora, tokenization, windows of tokens.

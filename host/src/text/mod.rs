@@ -9,6 +9,8 @@ mod corpus;
 mod documents;
 mod sample;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tokenizer;
 mod windows;
 

@@ -16,5 +16,6 @@ mod windows;
 
 pub use corpus::Corpus;
 pub use documents::{Kind, documents};
+pub use sample::sorted_sample;
 pub use tokenizer::Tokenizer;
 pub use windows::{Choice, Count, Windows, cut};

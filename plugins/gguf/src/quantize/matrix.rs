@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llm_quantize_plugin_api::{Error, ErrorKind, FileView, Result};
 
-use super::job::Importance;
+use super::importance::Importance;
 use crate::container::Metadata;
 use crate::imatrix::{Imatrix, ImatrixError};
 
@@ -88,5 +88,5 @@ impl<'a> ImportanceMatrix<'a> {
 
 fn refused(file: &str, error: &ImatrixError) -> Error {
     Error::new(ErrorKind::ImportanceMatrix, format!("\"{file}\": {error}"))
-        .suggest("make one with llama-imatrix on this very model")
+        .suggest("make one with `llm-quantize analyze` on this very model")
 }

@@ -48,6 +48,7 @@
 pub mod abi;
 pub mod conformance;
 mod export;
+pub mod hf_config;
 pub mod interface;
 pub mod json;
 pub mod kernels;

@@ -3,6 +3,17 @@
 //! A [`Graph`] names tensors by their place in the model's description and has all numbers of
 //! `config.json` worked out, so that whoever runs it needs no family's name. Linear layers that
 //! read the same input form a *site*: that is where statistics are taken.
+//!
+//! What sets one architecture apart from another is data, too: see [`families`].
+
+mod build;
+pub mod families;
+mod layers;
+mod rotary;
+
+use llm_quantize_plugin_api::ModelDescription;
+
+use crate::error::Result;
 
 /// A causal language model, ready to be run.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,5 +142,49 @@ impl Stage {
     #[must_use]
     pub fn inputs(&self) -> usize {
         self.linears.first().map_or(0, |linear| linear.inputs)
+    }
+}
+
+/// Where a linear layer stands: layers of one site read the same input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// In a block.
+    Block {
+        /// Place of the block.
+        block: usize,
+        /// Place of the stage in it.
+        stage: usize,
+    },
+    /// It is the output head.
+    Head,
+}
+
+impl Graph {
+    /// The graph of a model in the Hugging Face view.
+    ///
+    /// # Errors
+    /// [`UnsupportedConversion`](crate::ExitCode::UnsupportedConversion) if the architecture,
+    /// or something that its configuration asks for, cannot be run, with what can;
+    /// [`Validation`](crate::ExitCode::Validation) if the configuration is no possible one, or
+    /// a tensor is missing or of another shape.
+    pub fn of(model: &ModelDescription) -> Result<Self> {
+        build::build(model)
+    }
+
+    /// The site of a weight by its Hugging Face name; `None` if it is no linear layer's.
+    ///
+    /// Embeddings that are the output head as well are at [`Site::Head`].
+    #[must_use]
+    pub fn site_of(&self, weight_name: &str) -> Option<Site> {
+        if self.head.name == weight_name {
+            return Some(Site::Head);
+        }
+        let blocks = self.blocks.iter().enumerate();
+        let mut stages = blocks.flat_map(|(block, graph)| {
+            let stages = graph.stages.iter().enumerate();
+            stages.map(move |(stage, graph)| (Site::Block { block, stage }, graph))
+        });
+        let found = stages.find(|(_, stage)| stage.linears.iter().any(|l| l.name == weight_name));
+        found.map(|(site, _)| site)
     }
 }

@@ -266,6 +266,15 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         // SAFETY: `self` proves the instructions.
         unsafe {

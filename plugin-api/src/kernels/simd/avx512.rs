@@ -262,6 +262,15 @@ impl Vector for F32x16 {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         // SAFETY: `self` proves the instructions.
         unsafe { _mm512_reduce_max_ps(self.0) }

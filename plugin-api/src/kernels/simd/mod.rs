@@ -174,6 +174,24 @@ pub trait Vector:
     /// with 1.5 × 2^23, less 2^22, and NaN gives 0. That is what ggml's `nearest_int` does.
     fn round_wrapping(self) -> Self;
 
+    /// Two to the power of each number, which are integers from -126 to 127.
+    fn power_of_two(self) -> Self;
+
+    /// The sum of the numbers: halves are added to each other until one is left.
+    #[inline(always)]
+    fn sum_lanes(self) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(&mut lanes);
+        let mut half = Self::LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
     /// The largest number; none may be NaN.
     fn max_lane(self) -> f32;
 

@@ -177,6 +177,15 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let exponent = vaddq_s32(vcvtq_s32_f32(self.0), vdupq_n_s32(127));
+            Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         // SAFETY: `self` proves the instructions.
         unsafe { vmaxvq_f32(self.0) }

@@ -137,6 +137,11 @@ impl<V: Vector> Vector for Two<V> {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(self.0.power_of_two(), self.1.power_of_two())
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         self.0.larger(self.1).max_lane()
     }

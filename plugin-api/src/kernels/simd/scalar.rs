@@ -129,6 +129,11 @@ impl Vector for F32x1 {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(f32::from_bits(((self.0 as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         self.0
     }

@@ -209,6 +209,15 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let exponent = _mm_add_epi32(_mm_cvtps_epi32(self.0), _mm_set1_epi32(127));
+            Self(_mm_castsi128_ps(_mm_slli_epi32::<23>(exponent)))
+        }
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         // SAFETY: `self` proves the instructions.
         unsafe {

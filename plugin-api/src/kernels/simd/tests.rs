@@ -32,6 +32,10 @@ impl Kernel for Operations<'_> {
             a.larger(b),
             a.smaller(b),
             a.round_wrapping(),
+            a.larger(isa.splat(-126.0))
+                .smaller(isa.splat(127.0))
+                .round()
+                .power_of_two(),
             Vector::select(mask, a, b),
             Vector::select(mask & other, a, b),
             Vector::select(mask | other, a, b),
@@ -195,6 +199,31 @@ fn rounding() {
             (4_194_303.0, 4_194_303.0),
         ] {
             assert_eq!(level.dispatch(Round(value))[1], wrapped, "{value}");
+        }
+    }
+}
+
+struct PowerAndSum(f32);
+
+impl Kernel for PowerAndSum {
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> [f32; 2] {
+        let power = isa.splat(self.0).power_of_two();
+        [
+            power.max_lane(),
+            power.sum_lanes() / power.min_lane() / I::LANES as f32,
+        ]
+    }
+}
+
+#[test]
+fn powers_of_two_and_sums() {
+    for level in Level::all() {
+        for exponent in [-126.0f32, -1.0, 0.0, 1.0, 100.0] {
+            let expected = [exponent.exp2(), 1.0];
+            assert_eq!(level.dispatch(PowerAndSum(exponent)), expected);
         }
     }
 }

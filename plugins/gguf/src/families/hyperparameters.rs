@@ -1,10 +1,10 @@
 //! The numbers of a model's architecture, from whichever side they come.
 
+use llm_quantize_plugin_api::hf_config::{Config, Rope, RopeScaling, rotary_part};
 use llm_quantize_plugin_api::{Error, Result};
 use serde_json::Value;
 
-use super::config::Config;
-use super::{Family, HeadDim, Rope, Window};
+use super::{Family, HeadDim, Window};
 
 /// The most layers that llama.cpp loads (`LLAMA_MAX_LAYERS`).
 pub const MAX_LAYERS: u64 = 512;
@@ -76,7 +76,7 @@ impl Hyperparameters {
             vocabulary: config.require_count("vocab_size")?,
             context,
             rms_epsilon: config.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            rope: Rope::from_config(&config, context, defaults)?,
+            rope: Rope::from_config(&config, context, defaults.rope_theta)?,
             causal: config.flag("is_causal")?.unwrap_or(true),
             sliding_window: sliding_window(family, &config)?,
         };
@@ -132,7 +132,7 @@ impl Hyperparameters {
                  of context it computes differently than the original"
             ));
         }
-        if self.rope.scaling == super::RopeScaling::Dynamic {
+        if self.rope.scaling == RopeScaling::Dynamic {
             warnings.push(format!(
                 "GGUF has no dynamic rotary scaling: beyond {} tokens of context llama.cpp \
                  computes differently than the original",
@@ -172,8 +172,7 @@ fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
             )));
         }
     }
-    let rotary_part = config.number("partial_rotary_factor")?;
-    if rotary_part.is_some_and(|part| part != 1.0) {
+    if rotary_part(config)?.is_some_and(|part| part != 1.0) {
         return Err(Error::unsupported(
             "config.json: llama.cpp rotates whole heads in this architecture, but \
              \"partial_rotary_factor\" is not 1",
@@ -185,7 +184,8 @@ fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::{FAMILIES, Llama3Scaling, RopeScaling};
+    use crate::families::FAMILIES;
+    use llm_quantize_plugin_api::hf_config::Llama3Scaling;
     use serde_json::json;
 
     fn config(extra: Value) -> Value {

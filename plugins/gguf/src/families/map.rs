@@ -1,11 +1,12 @@
 //! From a Hugging Face model's tensors to GGUF's.
 
+use llm_quantize_plugin_api::hf_config::RopeScaling;
 use llm_quantize_plugin_api::{ElementType, Error, ModelDescription, Result, TensorInfo};
 use serde_json::Value;
 
 use super::ledger::{Ledger, Place, Side, listed};
 use super::rules::Presence;
-use super::{Family, Hyperparameters, ROPE_FREQS, RopeScaling};
+use super::{Family, Hyperparameters, ROPE_FREQS, rope_factors};
 
 /// Ends of the names of tensors that old checkpoints hold and nobody needs.
 const SKIPPED: [&str; 3] = [
@@ -151,7 +152,7 @@ fn generated(model: &Hyperparameters) -> Vec<GeneratedTensor> {
     let RopeScaling::Llama3(scaling) = &model.rope.scaling else {
         return Vec::new();
     };
-    let values = scaling.factors(model.rope.theta, model.head_dim);
+    let values = rope_factors(scaling, model.rope.theta, model.head_dim);
     vec![GeneratedTensor {
         name: ROPE_FREQS.to_owned(),
         dims: vec![values.len() as u64],

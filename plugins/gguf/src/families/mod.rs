@@ -6,7 +6,6 @@
 //! and order follow llama.cpp's converter (`conversion/*.py`,
 //! `gguf-py/gguf/tensor_mapping.py`) and its loader (`src/models/*.cpp`).
 
-pub mod config;
 mod hyperparameters;
 mod ledger;
 mod llama;
@@ -23,17 +22,17 @@ mod unmap;
 #[cfg(test)]
 pub(crate) mod testdata;
 
+use llm_quantize_plugin_api::hf_config::Config;
 use llm_quantize_plugin_api::{Error, Result};
 use serde_json::Value;
 
 pub use hyperparameters::{Hyperparameters, MAX_LAYERS};
 pub use map::{GeneratedTensor, MappedModel, MappedTensor, Transform, map_model};
 pub use permute::{permuted_row, unpermuted_row};
+pub use rope::rope_factors;
 pub(crate) use rope::wavelength;
-pub use rope::{Llama3Scaling, Rope, RopeScaling};
 pub use unmap::{HfTensor, NamedTensor, UnmappedModel, unmap_tensors};
 
-use config::Config;
 use rules::{TensorGroup, TensorRule};
 
 /// The tensor with the factors of Llama 3's rotary scaling.

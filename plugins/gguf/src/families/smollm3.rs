@@ -1,8 +1,8 @@
 //! SmolLM 3: a Llama that leaves out the rotary embedding in every fourth layer.
 
+use llm_quantize_plugin_api::hf_config::Config;
 use llm_quantize_plugin_api::{Error, Result};
 
-use super::config::Config;
 use super::rules::{BLOCK, EMBEDDINGS, HEAD};
 use super::{Constant, Defaults, Family, HeadDim, Window};
 

@@ -1,9 +1,10 @@
 //! The keys of the architecture: `<arch>.*` from the hyperparameters, and back.
 
+use llm_quantize_plugin_api::hf_config::{Rope, RopeScaling, YarnScaling};
 use llm_quantize_plugin_api::{Error, Result};
 
 use crate::container::{Array, Metadata, MetadataError, Value};
-use crate::families::{Family, Hyperparameters, Rope, RopeScaling};
+use crate::families::{Family, Hyperparameters};
 
 /// Writes the keys that the converter writes before `general.file_type`.
 pub(super) fn write(family: &Family, model: &Hyperparameters, metadata: &mut Metadata) {
@@ -61,27 +62,23 @@ fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, Value)> {
             ("rope.scaling.type", "linear".into()),
             ("rope.scaling.factor", single(factor)),
         ],
-        RopeScaling::Yarn {
-            factor,
-            original_context,
-            extrapolation_factor,
-            attention_factor,
-            beta_fast,
-            beta_slow,
-        } => {
+        RopeScaling::Yarn(yarn) => {
             let mut keys = vec![
                 ("rope.scaling.type", "yarn".into()),
-                ("rope.scaling.factor", single(factor)),
+                ("rope.scaling.factor", single(yarn.factor)),
                 (
                     "rope.scaling.original_context_length",
-                    count(original_context),
+                    count(yarn.original_context),
                 ),
             ];
             let optional = [
-                ("rope.scaling.yarn_ext_factor", extrapolation_factor),
-                ("rope.scaling.yarn_attn_factor", attention_factor),
-                ("rope.scaling.yarn_beta_fast", beta_fast),
-                ("rope.scaling.yarn_beta_slow", beta_slow),
+                ("rope.scaling.yarn_ext_factor", yarn.extrapolation_factor),
+                (
+                    "rope.scaling.yarn_attn_factor",
+                    yarn.attention_factor.or(yarn.attn_factor),
+                ),
+                ("rope.scaling.yarn_beta_fast", yarn.beta_fast),
+                ("rope.scaling.yarn_beta_slow", yarn.beta_slow),
             ];
             keys.extend(
                 optional
@@ -175,7 +172,7 @@ fn read_scaling(keys: &Keys<'_>, context: u64) -> Result<RopeScaling> {
         ("none", _) | ("linear", None) => Ok(RopeScaling::None),
         ("linear", Some(1.0)) => Ok(RopeScaling::None),
         ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
-        ("yarn", Some(factor)) => Ok(RopeScaling::Yarn {
+        ("yarn", Some(factor)) => Ok(RopeScaling::Yarn(YarnScaling {
             factor,
             original_context: keys
                 .count("rope.scaling.original_context_length")?
@@ -184,7 +181,8 @@ fn read_scaling(keys: &Keys<'_>, context: u64) -> Result<RopeScaling> {
             attention_factor: keys.number("rope.scaling.yarn_attn_factor")?,
             beta_fast: keys.number("rope.scaling.yarn_beta_fast")?,
             beta_slow: keys.number("rope.scaling.yarn_beta_slow")?,
-        }),
+            ..YarnScaling::default()
+        })),
         ("yarn", None) => Err(keys.missing("rope.scaling.factor")),
         (other, _) => Err(Error::unsupported(format!(
             "the rotary scaling \"{other}\" of the file has no counterpart in its Hugging Face class"

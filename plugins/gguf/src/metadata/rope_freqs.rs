@@ -6,9 +6,10 @@
 //! and `high_freq_factor`, so one of the four parameters is free; it is chosen as people
 //! choose it. Whatever is found is checked by computing the factors anew.
 
+use llm_quantize_plugin_api::hf_config::Llama3Scaling;
 use llm_quantize_plugin_api::{Error, Result};
 
-use crate::families::{Llama3Scaling, wavelength};
+use crate::families::{rope_factors, wavelength};
 
 /// Largest relative difference of a factor that rounding explains.
 const TOLERANCE: f64 = 1e-5;
@@ -58,7 +59,7 @@ pub fn solve(factors: &[f32], theta: f64, head_dim: u64) -> Result<Option<Llama3
 
 /// Largest relative difference between a scaling's factors and these.
 fn difference(scaling: &Llama3Scaling, factors: &[f32], theta: f64, head_dim: u64) -> f64 {
-    let computed = scaling.factors(theta, head_dim);
+    let computed = rope_factors(scaling, theta, head_dim);
     let differences = computed.iter().zip(factors);
     differences
         .map(|(a, b)| f64::from((a - b).abs()) / f64::from(*b))
@@ -218,7 +219,7 @@ mod tests {
     }
 
     fn again(scaling: Llama3Scaling, theta: f64, head_dim: u64) -> Option<Llama3Scaling> {
-        solve(&scaling.factors(theta, head_dim), theta, head_dim).unwrap()
+        solve(&rope_factors(&scaling, theta, head_dim), theta, head_dim).unwrap()
     }
 
     #[test]
@@ -266,7 +267,7 @@ mod tests {
         assert!(solve(&[0.0; 32], 10_000.0, 64).is_err());
         let ramp: Vec<f32> = (1..=32).map(|n| n as f32).collect();
         assert!(solve(&ramp, 10_000.0, 64).is_err());
-        let mut off = scaling(8.0, 1.0, 4.0, 8192.0).factors(500_000.0, 128);
+        let mut off = rope_factors(&scaling(8.0, 1.0, 4.0, 8192.0), 500_000.0, 128);
         off[40] *= 1.01;
         assert!(solve(&off, 500_000.0, 128).is_err());
     }
@@ -282,7 +283,7 @@ mod tests {
             head_dim in prop::sample::select(vec![8u64, 16, 64, 80, 128, 256]),
         ) {
             let original = scaling(factor, low, low * ratio, f64::from(context));
-            let factors = original.factors(theta, head_dim);
+            let factors = rope_factors(&original, theta, head_dim);
             let Some(found) = solve(&factors, theta, head_dim).unwrap() else {
                 prop_assert!(factors.iter().all(|factor| *factor == 1.0));
                 return Ok(());

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use llm_quantize_plugin_api::hf_config::{Llama3Scaling, RopeScaling};
 use llm_quantize_plugin_api::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::{architecture, rope_freqs, sampling};
 use crate::container::Metadata;
 use crate::families::{
-    Constant, Family, HfTensor, Hyperparameters, Llama3Scaling, NamedTensor, RopeScaling, Window,
-    unmap_tensors,
+    Constant, Family, HfTensor, Hyperparameters, NamedTensor, Window, unmap_tensors,
 };
 
 /// What a Hugging Face model is made from.
@@ -165,25 +165,18 @@ fn scaling(scaling: &RopeScaling) -> Value {
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_context as u64,
         }),
-        RopeScaling::Yarn {
-            factor,
-            original_context,
-            extrapolation_factor,
-            attention_factor,
-            beta_fast,
-            beta_slow,
-        } => {
+        RopeScaling::Yarn(yarn) => {
             let mut object = json!({
                 "type": "yarn",
                 "rope_type": "yarn",
-                "factor": factor,
-                "original_max_position_embeddings": original_context,
+                "factor": yarn.factor,
+                "original_max_position_embeddings": yarn.original_context,
             });
             let optional = [
-                ("extrapolation_factor", extrapolation_factor),
-                ("attention_factor", attention_factor),
-                ("beta_fast", beta_fast),
-                ("beta_slow", beta_slow),
+                ("extrapolation_factor", yarn.extrapolation_factor),
+                ("attention_factor", yarn.attention_factor),
+                ("beta_fast", yarn.beta_fast),
+                ("beta_slow", yarn.beta_slow),
             ];
             for (key, value) in optional {
                 if let Some(value) = value {

@@ -1,6 +1,7 @@
 use super::*;
+use crate::families::FAMILIES;
 use crate::families::testdata::{case, cases, description, golden};
-use crate::families::{FAMILIES, Llama3Scaling};
+use llm_quantize_plugin_api::hf_config::Llama3Scaling;
 use serde_json::json;
 
 fn names_and_dims(mapped: &MappedModel) -> Vec<(String, Vec<u64>)> {
@@ -35,7 +36,7 @@ fn rope_factors_have_the_converters_bits() {
             high_freq_factor: number(4),
             original_context: number(5),
         };
-        let factors = scaling.factors(number(0), number(1) as u64);
+        let factors = rope_factors(&scaling, number(0), number(1) as u64);
         let bits: Vec<u32> = factors.iter().map(|factor| factor.to_bits()).collect();
         let expected: Vec<u32> = serde_json::from_value(entry[1].clone()).unwrap();
         assert_eq!(bits, expected, "{}", entry[0]);

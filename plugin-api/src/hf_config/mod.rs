@@ -1,7 +1,13 @@
-//! Typed access to a `config.json`, with errors that name the key.
+//! Typed access to a `config.json`, with errors that name the key, and what several formats
+//! and the host read out of it in the same way.
 
-use llm_quantize_plugin_api::{Error, Result};
+mod rope;
+
 use serde_json::Value;
+
+use crate::{Error, Result};
+
+pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling, rotary_part};
 
 /// A JSON object of a model's configuration; `null` counts as absent everywhere, as
 /// transformers writes it for "not set".
@@ -45,7 +51,8 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// A whole number from 1 up to the largest that GGUF's counts hold.
+    /// A whole number from 1 up to the largest that fits into 32 bits, which formats use for
+    /// counts.
     ///
     /// # Errors
     /// If the key holds anything else.
@@ -73,7 +80,8 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// A number that is finite in single precision, as GGUF stores it.
+    /// A number that is finite in single precision, in which formats store it and models
+    /// compute.
     ///
     /// # Errors
     /// If the key holds anything else.
@@ -83,7 +91,7 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// A number that is above zero and finite in single precision, as GGUF stores it.
+    /// A number that is above zero and finite in single precision.
     ///
     /// # Errors
     /// If the key holds anything else.
@@ -143,7 +151,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// Whether single precision, in which GGUF stores numbers, makes no infinity of a number.
+/// Whether single precision makes no infinity of a number.
 fn is_single(number: f64) -> bool {
     (number as f32).is_finite()
 }

@@ -1,0 +1,236 @@
+//! A block's weights in single precision.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use llm_quantize_plugin_api::Inputs as _;
+use llm_quantize_plugin_api::kernels::hand_out;
+
+use crate::error::{Error, Result};
+use crate::graph::{Block, Graph, Linear, Norm, Stage, Then};
+use crate::job::Threads;
+use crate::source::SourceModel;
+
+/// Numbers that a task decodes.
+const DECODED: usize = 1 << 18;
+
+/// Single-precision weights of one block.
+#[derive(Debug)]
+pub struct BlockWeights {
+    pub(super) block: usize,
+    pub(super) norm: Vec<f32>,
+    pub(super) stages: Vec<StageWeights>,
+}
+
+/// Weights of a stage. Its layers lie one after the other, so that one product serves them all.
+#[derive(Debug)]
+pub(super) struct StageWeights {
+    pub(super) inputs: usize,
+    /// Outputs of all layers.
+    pub(super) outputs: usize,
+    /// All outputs × inputs.
+    pub(super) weight: Vec<f32>,
+    /// Of all outputs, zeros for layers without one; `None` if no layer has one.
+    pub(super) bias: Option<Vec<f32>>,
+    /// The norm that ends the stage; empty if none does.
+    pub(super) norm: Vec<f32>,
+    pub(super) q_norm: Option<Vec<f32>>,
+    pub(super) k_norm: Option<Vec<f32>>,
+    /// Where each layer's outputs are among all.
+    layers: Vec<Range<usize>>,
+}
+
+impl BlockWeights {
+    /// Decodes a block from the source on all threads.
+    ///
+    /// # Errors
+    /// If a tensor has another shape than the graph says, or cannot be decoded.
+    ///
+    /// # Panics
+    /// If the graph has no such block.
+    pub fn load(
+        graph: &Graph,
+        block: usize,
+        source: &SourceModel,
+        threads: &Threads,
+    ) -> Result<Self> {
+        let Block { norm, stages } = &graph.blocks[block];
+        let stages = stages
+            .iter()
+            .map(|stage| StageWeights::load(stage, source, threads));
+        Ok(Self {
+            block,
+            norm: load_vector(source, norm.weight)?,
+            stages: stages.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Memory that a block's weights take.
+    #[must_use]
+    pub fn bytes(graph: &Graph, block: usize) -> u64 {
+        let linear = |linear: &Linear| {
+            let bias = usize::from(linear.bias.is_some());
+            (linear.inputs as u64 + bias as u64).saturating_mul(linear.outputs as u64)
+        };
+        let stages = graph.blocks[block].stages.iter();
+        let linears = stages.flat_map(|stage| &stage.linears).map(linear);
+        let norms = 2 * (graph.hidden + graph.head_dim) as u64;
+        linears
+            .fold(norms, u64::saturating_add)
+            .saturating_mul(size_of::<f32>() as u64)
+    }
+
+    /// A layer's weight: outputs × inputs.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    #[must_use]
+    pub fn weight(&self, stage: usize, linear: usize) -> &[f32] {
+        let stage = &self.stages[stage];
+        &stage.weight[stage.numbers(linear)]
+    }
+
+    /// A layer's weight, to be changed in mid-block.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    #[must_use]
+    pub fn weight_mut(&mut self, stage: usize, linear: usize) -> &mut [f32] {
+        let stage = &mut self.stages[stage];
+        let numbers = stage.numbers(linear);
+        &mut stage.weight[numbers]
+    }
+}
+
+impl StageWeights {
+    fn load(stage: &Stage, source: &SourceModel, threads: &Threads) -> Result<Self> {
+        let inputs = stage.inputs();
+        let mut layers = Vec::new();
+        let mut outputs = 0;
+        for linear in &stage.linears {
+            check(source, linear, inputs)?;
+            layers.push(outputs..outputs + linear.outputs);
+            outputs += linear.outputs;
+        }
+        let optional = |norm: Option<Norm>| -> Result<Option<Vec<f32>>> {
+            norm.map(|norm| load_vector(source, norm.weight))
+                .transpose()
+        };
+        let (norm, heads) = match &stage.then {
+            Then::AddAndNorm(norm) => (Some(*norm), (None, None)),
+            Then::Attention(attention) => (None, (attention.q_norm, attention.k_norm)),
+            Then::Gate(_) | Then::Add => (None, (None, None)),
+        };
+        let mut weights = Self {
+            inputs,
+            outputs,
+            weight: vec![0.0; inputs * outputs],
+            bias: load_bias(stage, &layers, outputs, source)?,
+            norm: optional(norm)?.unwrap_or_default(),
+            q_norm: optional(heads.0)?,
+            k_norm: optional(heads.1)?,
+            layers,
+        };
+        weights.decode(stage, source, threads)?;
+        Ok(weights)
+    }
+
+    fn decode(&mut self, stage: &Stage, source: &SourceModel, threads: &Threads) -> Result<()> {
+        let rows = (DECODED / self.inputs.max(1)).max(1);
+        let mut pieces = Vec::new();
+        let mut rest = &mut self.weight[..];
+        for linear in &stage.linears {
+            let (weight, after) = rest.split_at_mut(linear.outputs * self.inputs);
+            rest = after;
+            for (index, piece) in weight.chunks_mut(rows * self.inputs).enumerate() {
+                pieces.push((linear.weight, index * rows, piece));
+            }
+        }
+        let inputs = self.inputs;
+        try_hand_out(threads, pieces, |(tensor, from, piece)| {
+            let to = from + piece.len() / inputs;
+            source.decode_rows(tensor, from as u64..to as u64, piece)
+        })
+    }
+
+    /// Where a layer's weight is among all.
+    fn numbers(&self, linear: usize) -> Range<usize> {
+        let outputs = &self.layers[linear];
+        outputs.start * self.inputs..outputs.end * self.inputs
+    }
+}
+
+fn load_bias(
+    stage: &Stage,
+    layers: &[Range<usize>],
+    outputs: usize,
+    source: &SourceModel,
+) -> Result<Option<Vec<f32>>> {
+    if stage.linears.iter().all(|linear| linear.bias.is_none()) {
+        return Ok(None);
+    }
+    let mut all = vec![0.0; outputs];
+    for (linear, place) in stage.linears.iter().zip(layers) {
+        if let Some(bias) = linear.bias {
+            let bias = load_vector(source, bias)?;
+            if bias.len() != linear.outputs {
+                return Err(mismatch(&linear.name, "bias"));
+            }
+            all[place.clone()].copy_from_slice(&bias);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// A tensor of one dimension, e.g. a norm.
+///
+/// # Errors
+/// If there is no such tensor, or it cannot be decoded.
+pub fn load_vector(source: &SourceModel, tensor: usize) -> Result<Vec<f32>> {
+    let info = source.model().tensors.get(tensor);
+    let shape = info.and_then(|info| Some((info.rows()?, info.elements()?)));
+    let sizes = shape.and_then(|(rows, elements)| Some((rows, usize::try_from(elements).ok()?)));
+    let Some((rows, elements)) = sizes else {
+        return Err(Error::validation(format!("there is no tensor {tensor}")));
+    };
+    let mut vector = vec![0.0; elements];
+    source.decode_rows(tensor, 0..rows, &mut vector)?;
+    Ok(vector)
+}
+
+/// Refuses a weight that is not outputs × inputs, before memory is taken for it.
+fn check(source: &SourceModel, linear: &Linear, inputs: usize) -> Result<()> {
+    let shape = source.model().tensors.get(linear.weight);
+    let shape = shape.map(|info| (info.rows(), info.cols()));
+    if linear.inputs == inputs && shape == Some((Some(linear.outputs as u64), inputs as u64)) {
+        return Ok(());
+    }
+    Err(mismatch(&linear.name, "weight"))
+}
+
+fn mismatch(name: &str, what: &str) -> Error {
+    Error::validation(format!(
+        "the {what} of \"{name}\" does not have the shape that the model's configuration says"
+    ))
+}
+
+/// [`hand_out`] of tasks that may fail; what is returned is the first error by number among
+/// those that were met.
+pub(super) fn try_hand_out<T: Send>(
+    threads: &Threads,
+    items: Vec<T>,
+    task: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    let slot = || first.lock().unwrap_or_else(PoisonError::into_inner);
+    hand_out(threads, items, |index, item| {
+        if let Err(error) = task(item) {
+            let mut first = slot();
+            if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                *first = Some((index, error));
+            }
+        }
+    });
+    let error = slot().take();
+    error.map_or(Ok(()), |(_, error)| Err(error))
+}

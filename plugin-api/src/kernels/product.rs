@@ -1,0 +1,234 @@
+//! Products of matrices in single precision, on many threads.
+//!
+//! The result is cut into tiles, and each tile is one serial call of the `gemm` crate. The cut
+//! depends on shapes alone, so results do not depend on the number of threads.
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+
+use super::parallel::{Parallel, hand_out};
+
+/// What becomes of the numbers that the result had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// They are overwritten.
+    Forget,
+    /// The product is added to them.
+    Add,
+}
+
+/// Rows and columns of a tile, at most.
+const TILE_ROWS: usize = 512;
+const TILE_COLUMNS: usize = 512;
+
+/// `Y = X Wᵀ (+ b)` or `Y += X Wᵀ (+ b)`, with a weight of outputs × inputs.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn linear(
+    parallel: &dyn Parallel,
+    x: ArrayView2<'_, f32>,
+    weight: ArrayView2<'_, f32>,
+    bias: Option<&[f32]>,
+    before: Before,
+    y: ArrayViewMut2<'_, f32>,
+) {
+    assert_eq!(x.ncols(), weight.ncols(), "inputs of a linear layer");
+    assert_eq!(
+        y.dim(),
+        (x.nrows(), weight.nrows()),
+        "outputs of a linear layer"
+    );
+    assert!(
+        bias.is_none_or(|bias| bias.len() == weight.nrows()),
+        "bias of a linear layer"
+    );
+    let rows = cuts(x.nrows(), TILE_ROWS);
+    let columns = cuts(weight.nrows(), TILE_COLUMNS);
+    let tiles = tiles(y, &rows, &columns);
+    hand_out(parallel, tiles, |_, mut tile| {
+        let x = part(x, tile.row, tile.view.nrows());
+        let weight = part(weight, tile.column, tile.view.ncols());
+        multiply(x, weight.reversed_axes(), 1.0, before, tile.view.view_mut());
+        if let Some(bias) = bias {
+            let bias = &bias[tile.column..tile.column + tile.view.ncols()];
+            for mut row in tile.view.rows_mut() {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
+    });
+}
+
+/// Some rows of a matrix.
+fn part(matrix: ArrayView2<'_, f32>, from: usize, count: usize) -> ArrayView2<'_, f32> {
+    let (_, rest) = matrix.split_at(Axis(0), from);
+    rest.split_at(Axis(0), count).0
+}
+
+/// `C = scale · A B` or `C += scale · A B` on the caller's thread, for any strides.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn multiply(
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    scale: f32,
+    before: Before,
+    mut c: ArrayViewMut2<'_, f32>,
+) {
+    assert_eq!(a.ncols(), b.nrows(), "inner sizes of a product");
+    assert_eq!(c.dim(), (a.nrows(), b.ncols()), "sizes of a product");
+    let (a_strides, b_strides) = (a.strides(), b.strides());
+    let c_strides = [c.strides()[0], c.strides()[1]];
+    // SAFETY: pointers and strides are those of views, whose shapes were checked above; the view
+    // of `c` is exclusive, so it does not overlap the others.
+    unsafe {
+        gemm::gemm(
+            c.nrows(),
+            c.ncols(),
+            a.ncols(),
+            c.as_mut_ptr(),
+            c_strides[1],
+            c_strides[0],
+            before == Before::Add,
+            a.as_ptr(),
+            a_strides[1],
+            a_strides[0],
+            b.as_ptr(),
+            b_strides[1],
+            b_strides[0],
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// A part of a matrix that somebody owns.
+pub struct Tile<'a> {
+    /// Its first row in the matrix.
+    pub row: usize,
+    /// Its first column in the matrix.
+    pub column: usize,
+    /// Its numbers.
+    pub view: ArrayViewMut2<'a, f32>,
+}
+
+/// Cuts a matrix into tiles, row by row of tiles.
+///
+/// # Panics
+/// If the cuts do not add up to the matrix's sizes.
+pub fn tiles<'a>(
+    matrix: ArrayViewMut2<'a, f32>,
+    rows: &[usize],
+    columns: &[usize],
+) -> Vec<Tile<'a>> {
+    assert_eq!(matrix.nrows(), rows.iter().sum::<usize>(), "rows of tiles");
+    assert_eq!(
+        matrix.ncols(),
+        columns.iter().sum::<usize>(),
+        "columns of tiles"
+    );
+    let mut tiles = Vec::with_capacity(rows.len() * columns.len());
+    let (mut below, mut row) = (matrix, 0);
+    for &height in rows {
+        let (mut right, rest) = below.split_at(Axis(0), height);
+        below = rest;
+        let mut column = 0;
+        for &width in columns {
+            let (view, rest) = right.split_at(Axis(1), width);
+            right = rest;
+            tiles.push(Tile { row, column, view });
+            column += width;
+        }
+        row += height;
+    }
+    tiles
+}
+
+/// Cuts a length into parts of at most `most`, about equal and multiples of 16 but for the last.
+#[must_use]
+pub fn cuts(length: usize, most: usize) -> Vec<usize> {
+    let parts = length.div_ceil(most).max(1);
+    let size = length.div_ceil(parts).next_multiple_of(16);
+    let mut cuts = Vec::with_capacity(parts);
+    let mut rest = length;
+    while rest > 0 {
+        let cut = rest.min(size);
+        cuts.push(cut);
+        rest -= cut;
+    }
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Serial;
+    use ndarray::Array2;
+
+    fn matrix(rows: usize, columns: usize, seed: usize) -> Array2<f32> {
+        Array2::from_shape_fn((rows, columns), |(r, c)| {
+            ((r * 31 + c * 17 + seed) % 23) as f32 - 11.0
+        })
+    }
+
+    #[test]
+    fn layers_agree_with_sums() {
+        for (tokens, inputs, outputs) in [(1, 1, 1), (5, 33, 7), (600, 40, 530), (3, 64, 1100)] {
+            let (x, w) = (matrix(tokens, inputs, 1), matrix(outputs, inputs, 5));
+            let bias: Vec<f32> = (0..outputs).map(|i| i as f32).collect();
+            for (bias, before) in [(None, Before::Forget), (Some(&bias[..]), Before::Add)] {
+                let mut y = matrix(tokens, outputs, 9);
+                let old = y.clone();
+                linear(&Serial, x.view(), w.view(), bias, before, y.view_mut());
+                for ((t, o), y) in y.indexed_iter() {
+                    let mut sum: f32 = (0..inputs).map(|i| x[[t, i]] * w[[o, i]]).sum();
+                    sum += bias.map_or(0.0, |bias| bias[o]);
+                    sum += if before == Before::Add {
+                        old[[t, o]]
+                    } else {
+                        0.0
+                    };
+                    assert_eq!(*y, sum, "{t} {o}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_times_something_is_zero() {
+        let mut y = matrix(4, 3, 0);
+        let (x, w) = (Array2::zeros((4, 0)), Array2::zeros((3, 0)));
+        linear(
+            &Serial,
+            x.view(),
+            w.view(),
+            None,
+            Before::Forget,
+            y.view_mut(),
+        );
+        assert!(y.iter().all(|y| *y == 0.0));
+    }
+
+    #[test]
+    fn cuts_add_up() {
+        for (length, most) in [
+            (0, 16),
+            (1, 16),
+            (100, 32),
+            (576, 512),
+            (2048, 512),
+            (515, 512),
+        ] {
+            let cuts = cuts(length, most);
+            assert_eq!(cuts.iter().sum::<usize>(), length);
+            assert!(
+                cuts.iter()
+                    .all(|cut| *cut > 0 && *cut <= most.next_multiple_of(16))
+            );
+        }
+    }
+}

@@ -2,23 +2,29 @@
 //!
 //! A source, Hugging Face ([`from_hf`]) or GGUF ([`from_gguf`]), becomes a [`draft`]: a
 //! GGUF file before its types are chosen. The [`planner`] chooses them and lays out the
-//! files; the [`job`] encodes; [`verify`] reads back.
+//! files; the [`job`] encodes; [`verify`] reads back. [`analysis`] is a format of its own,
+//! for importance matrices; [`sites`] says where they can be measured.
 
+mod analysis;
 mod draft;
 mod from_gguf;
 mod from_hf;
 mod importance;
 mod job;
+mod matrix;
 mod planner;
 mod request;
+mod sites;
 mod verify;
 
 use llm_quantize_plugin_api::{
-    Error, FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer, Result,
+    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer,
+    Result,
 };
 
 use crate::levels::{LEVELS, Level};
-use importance::ImportanceMatrix;
+pub use analysis::ANALYSIS;
+use importance::ImportanceSource;
 use request::Wishes;
 
 /// Name of the format on the command line.
@@ -40,16 +46,26 @@ impl GgufQuantizer {
 
 impl Quantizer for GgufQuantizer {
     fn formats(&self) -> Vec<FormatDescription> {
-        vec![description()]
+        vec![description(), analysis::description()]
     }
 
     fn plan(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
+        match request.format.as_str() {
+            FORMAT => self.plan_model(inputs, request),
+            ANALYSIS => Ok(Box::new(analysis::plan(inputs, request)?)),
+            other => Err(Error::invalid_request(format!(
+                "the GGUF plugin has no format \"{other}\""
+            ))
+            .suggest(format!("choose one of: {FORMAT}, {ANALYSIS}"))),
+        }
+    }
+}
+
+impl GgufQuantizer {
+    fn plan_model(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
         let level = level(&request.level)?;
-        let matrix = inputs
-            .attachment(IMATRIX)
-            .map(|file| ImportanceMatrix::read(&file))
-            .transpose()?;
-        let wishes = Wishes::from_request(request, matrix.is_some())?;
+        let importance = ImportanceSource::of(inputs, request)?;
+        let wishes = Wishes::from_request(request, importance.is_given())?;
         let model = inputs.model();
         let draft = match model.format == FORMAT {
             true => from_gguf::draft(inputs)?,
@@ -61,7 +77,7 @@ impl Quantizer for GgufQuantizer {
             draft,
             level,
             &wishes,
-            matrix.as_ref(),
+            &importance,
             model,
             &stem,
         )?;
@@ -77,6 +93,7 @@ fn description() -> FormatDescription {
         options: request::options(),
         group_sizes: Vec::new(),
         attachments: vec![IMATRIX.into()],
+        calibration: CalibrationUse::Optional,
         ..FormatDescription::default()
     }
 }

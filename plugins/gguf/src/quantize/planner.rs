@@ -175,8 +175,8 @@ enum Conversion {
 }
 
 impl Builder<'_> {
-    /// Notes in the metadata where the importance of columns comes from, and how statistics are
-    /// to be had if units will ask for them; returns what the user should know.
+    /// Notes in the metadata where the importance of columns comes from, and in the plan how
+    /// statistics are to be had if units will ask for them; returns what the user should know.
     fn note_importance(
         &mut self,
         tensors: &[Typed],
@@ -187,28 +187,21 @@ impl Builder<'_> {
             ImportanceSource::Matrix(matrix) => {
                 matrix.add_metadata(metadata);
                 let tensors = tensors.iter().map(|typed| &typed.tensor);
-                matrix.check(tensors.map(|tensor| (tensor.name.as_str(), tensor.dims.as_slice())))
+                matrix.check(tensors.map(|t| (t.name.as_str(), t.dims.as_slice())))
             }
             ImportanceSource::Calibration(text) => {
                 let measured = tensors.iter().filter(|typed| self.is_measured(typed));
                 let entries = measured.clone().count();
                 let asking = measured.map(|typed| self.asks(typed));
-                if !asking.collect::<Result<Vec<_>>>()?.contains(&true) {
-                    return Ok(vec![format!(
-                        "no tensor's type at {} takes importance weights: the calibration text is not used",
-                        self.level.name
-                    )]);
+                // The host tells the user if nothing comes of the text.
+                if asking.collect::<Result<Vec<_>>>()?.contains(&true) {
+                    let dataset = Some(text.dataset.as_bytes());
+                    record_measurement(metadata, dataset, entries, text.samples);
+                    self.plan.calibration = Some(CalibrationPlan {
+                        grain: Grain::Block,
+                        flow: Flow::Original,
+                    });
                 }
-                record_measurement(
-                    metadata,
-                    Some(text.dataset.as_bytes()),
-                    entries,
-                    text.samples,
-                );
-                self.plan.calibration = Some(CalibrationPlan {
-                    grain: Grain::Block,
-                    flow: Flow::Original,
-                });
                 Ok(Vec::new())
             }
         }

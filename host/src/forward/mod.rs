@@ -14,6 +14,7 @@ use llm_quantize_plugin_api::kernels::{Parallel, activation, hand_out, norm};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use batch::{Batch, scratch_bytes};
+pub(crate) use weights::try_hand_out;
 pub use weights::{BlockWeights, load_vector};
 
 use crate::error::{Error, Result};

@@ -1,1 +1,263 @@
 //! Calibration: runs a model on text and gathers statistics of the inputs of its linear layers.
+//!
+//! A [`Calibration`] is a model's graph and the windows of text to run it on. The job engine asks
+//! it for the statistics that a plan wants, a block at a time ([`Run`]): the block's weights are
+//! decoded, all samples pass through it, what enters each of its stages is summed up
+//! ([`Accumulator`](accumulate::Accumulator)), and what leaves it is kept for the next block
+//! ([`Activations`]). After each block the activations are on the disk ([`checkpoint`]), so that a
+//! killed run goes on there; statistics may be kept for later runs ([`cache`]).
+
+mod accumulate;
+mod activations;
+mod cache;
+mod checkpoint;
+mod run;
+mod sites;
+pub mod stages;
+mod statistics;
+mod wants;
+
+use std::path::{Path, PathBuf};
+
+use llm_quantize_plugin_api::{CalibrationText, Inputs, ModelView, Plan};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::forward::{BlockWeights, scratch_bytes};
+use crate::graph::{Graph, Site};
+use crate::job::{Calibrator, Context, FileMark, Statistics, TensorSource};
+use crate::output::hex;
+use crate::source::SourceModel;
+use crate::text::{Choice, Corpus, Count, Tokenizer, Windows, cut};
+
+pub use activations::Activations;
+pub use run::Run;
+pub use statistics::{SiteStatistics, Wanted};
+pub use wants::Wants;
+
+use cache::Cache;
+use checkpoint::Checkpoint;
+
+/// Samples if the user does not say how many.
+const SAMPLES: usize = 256;
+/// Tokens in a sample if the user does not say how many, and the model has as long a context.
+const LENGTH: usize = 2048;
+/// Tokens that go through a block together: enough for products at full speed, few enough for
+/// what lies between two products to stay small. It must not depend on the machine, as sums in
+/// single precision depend on it.
+const BATCH_TOKENS: usize = 2048;
+/// What the statistics of a cache depend on besides model and text.
+const VERSION: &str = "calibration 1";
+
+/// What the user wants.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// The text; the built-in one if there is none.
+    pub data: Option<PathBuf>,
+    /// Number of samples.
+    pub samples: Option<usize>,
+    /// Tokens in a sample.
+    pub length: Option<usize>,
+    /// Which samples are chosen.
+    pub seed: u64,
+    /// Where statistics are kept for later runs.
+    pub cache: Option<PathBuf>,
+    /// Keep Gram matrices there, whether this run needs them or not.
+    pub keep_gram: bool,
+    /// The folder for activations that do not fit into memory.
+    pub scratch: PathBuf,
+}
+
+/// A model and the text to run it on.
+pub struct Calibration<'a> {
+    model: Model<'a>,
+    graph: Graph,
+    windows: Windows,
+    order: Order,
+    built_in: bool,
+}
+
+/// A model as a Hugging Face one.
+enum Model<'a> {
+    /// The source is seen so anyway.
+    Source(&'a SourceModel),
+    /// The source is seen as its format has it; this is another look at it.
+    View(Box<SourceModel>),
+}
+
+impl<'a> Calibration<'a> {
+    /// Reads the text and cuts it into samples.
+    ///
+    /// # Errors
+    /// If the model's architecture or tokenizer is not supported, the text cannot be read, or
+    /// there is too little of it.
+    pub fn prepare(source: &'a SourceModel, order: &Order) -> Result<Self> {
+        let model = match source.view() {
+            ModelView::HuggingFace => Model::Source(source),
+            ModelView::Native => Model::View(Box::new(source.as_hugging_face()?)),
+        };
+        let graph = Graph::of(model.get().model())?;
+        let tokenizer = Tokenizer::of(model.get())?;
+        let corpus = match &order.data {
+            Some(path) => Corpus::open(path)?,
+            None => Corpus::calibration(),
+        };
+        let length = order.length.unwrap_or(LENGTH.min(graph.context));
+        if length > graph.context {
+            return Err(Error::invalid_arguments(format!(
+                "samples of {length} tokens are longer than the model's context, {}",
+                graph.context
+            ))
+            .suggest("choose a shorter --calibration-length"));
+        }
+        // Nobody can lengthen the built-in text.
+        let count = match (order.samples, corpus.built_in) {
+            (None, true) => Count::UpTo(SAMPLES),
+            (samples, _) => Count::Exactly(samples.unwrap_or(SAMPLES)),
+        };
+        let choice = Choice::Sampled { seed: order.seed };
+        let windows = cut(&corpus, &tokenizer, length, count, choice, graph.vocabulary)?;
+        Ok(Self {
+            model,
+            graph,
+            windows,
+            order: order.clone(),
+            built_in: corpus.built_in,
+        })
+    }
+
+    /// The text, as plans are told about it.
+    pub fn text(&self) -> CalibrationText {
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        CalibrationText {
+            dataset: self.windows.dataset.clone(),
+            samples: small(self.windows.count()),
+            length: small(self.windows.length),
+            fingerprint: self.windows.fingerprint(),
+        }
+    }
+
+    /// What the user should know about the text.
+    pub fn warning(&self) -> Option<String> {
+        self.built_in.then(|| {
+            format!(
+                "no --calibration-data: the built-in mixed text is used ({} samples of {} \
+                 tokens); text like that which the model will see is better",
+                self.windows.count(),
+                self.windows.length
+            )
+        })
+    }
+
+    fn model(&self) -> &SourceModel {
+        self.model.get()
+    }
+
+    /// Whole samples that go through a block together, in tokens.
+    fn batch_tokens(&self) -> usize {
+        let length = self.windows.length;
+        length * (BATCH_TOKENS / length).max(1)
+    }
+
+    /// Each site has its own sample of rows.
+    fn seed_of(&self, site: Site) -> u64 {
+        let number = match site {
+            Site::Head => u64::MAX,
+            Site::Block { block, stage } => (block as u64) << 16 | stage as u64,
+        };
+        self.order.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// What results are recognised by: the model's files and the text.
+    fn key(&self) -> Result<String> {
+        let mut hash = Sha256::new_with_prefix(VERSION);
+        hash.update(self.windows.fingerprint());
+        hash.update(self.order.seed.to_le_bytes());
+        let origin = self.model().origin();
+        for file in origin.weights {
+            hash.update(serde_json::to_vec(&FileMark::by_time(file)?).unwrap_or_default());
+        }
+        for file in origin.side_files {
+            let mark = FileMark::by_content(file, file.name());
+            hash.update(serde_json::to_vec(&mark).unwrap_or_default());
+        }
+        Ok(hex(&hash.finalize()))
+    }
+
+    fn open_cache(&self) -> Result<Option<Cache>> {
+        let Some(folder) = &self.order.cache else {
+            return Ok(None);
+        };
+        Cache::open(folder, &self.model().model().name, &self.key()?).map(Some)
+    }
+
+    /// Where activations go if they do not fit into memory beside everything else.
+    fn spill(&self, context: &Context<'_>, wants: &Wants) -> Option<&Path> {
+        let needed = self
+            .least_memory(wants)
+            .saturating_add(self.activation_bytes());
+        (needed > context.max_memory).then_some(&self.order.scratch)
+    }
+
+    fn activation_bytes(&self) -> u64 {
+        let tokens = self.windows.tokens.len() as u64;
+        tokens.saturating_mul(self.graph.hidden as u64 * 4)
+    }
+
+    /// Memory of a run whose activations lie in a file.
+    fn least_memory(&self, wants: &Wants) -> u64 {
+        let blocks = 0..self.graph.blocks.len();
+        let weights = blocks.map(|block| BlockWeights::bytes(&self.graph, block));
+        // The source's pages are there while its weights are decoded.
+        let weights = weights.max().unwrap_or(0).saturating_mul(2);
+        weights
+            .saturating_add(scratch_bytes(&self.graph, self.batch_tokens()))
+            .saturating_add(wants.most_bytes(&self.graph))
+    }
+}
+
+impl Model<'_> {
+    fn get(&self) -> &SourceModel {
+        match self {
+            Self::Source(source) => source,
+            Self::View(view) => view,
+        }
+    }
+}
+
+impl Calibrator for Calibration<'_> {
+    fn check(&self, plan: &Plan) -> Result<()> {
+        Wants::of(plan, &self.graph).map(drop)
+    }
+
+    fn wave(&self, site: &str) -> Option<usize> {
+        Some(self.graph.site_of(site)?.wave(&self.graph))
+    }
+
+    fn memory_needed(&self, plan: &Plan) -> u64 {
+        Wants::of(plan, &self.graph).map_or(0, |wants| self.least_memory(&wants))
+    }
+
+    fn start<'a>(
+        &'a self,
+        plan: &Plan,
+        waves: &[usize],
+        folder: Option<&Path>,
+        context: &'a Context<'a>,
+    ) -> Result<Box<dyn Statistics + 'a>> {
+        let mut wants = Wants::of(plan, &self.graph)?;
+        if self.order.keep_gram {
+            wants.everywhere(Wanted {
+                gram: true,
+                rows: 0,
+            });
+        }
+        let checkpoint = match folder {
+            Some(folder) => Some(Checkpoint::new(folder, &self.key()?)?),
+            None => None,
+        };
+        Ok(Box::new(Run::start(
+            self, wants, waves, checkpoint, context,
+        )?))
+    }
+}

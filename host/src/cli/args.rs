@@ -89,6 +89,8 @@ pub enum Verbosity {
 pub enum Command {
     /// Quantize a model
     Quantize(QuantizeArgs),
+    /// Run a model on text and write an importance matrix
+    Analyze(AnalyzeArgs),
     /// Convert a quantized model to another format
     Convert(ConvertArgs),
     /// Describe a model
@@ -126,6 +128,9 @@ pub struct QuantizeArgs {
     /// Importance matrix of the model
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub imatrix: Option<PathBuf>,
+    /// The text that the model is run on, if the format takes statistics
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
     /// What is kept of an interrupted run
     #[command(flatten)]
     pub checkpoints: CheckpointArgs,
@@ -135,6 +140,58 @@ pub struct QuantizeArgs {
     /// Print the plan (tensors, types, sizes, memory, disk) and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The text of a calibration run.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Calibration")]
+pub struct CalibrationArgs {
+    /// Text to run the model on: .txt, or .json and .jsonl with a list of strings or with
+    /// "text" fields [default: a built-in mixed text]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub calibration_data: Option<PathBuf>,
+    /// Samples of the text, 1 to 4096 [default: 256]
+    #[arg(long, value_name = "N", value_parser = samples)]
+    pub calibration_samples: Option<usize>,
+    /// Tokens in a sample [default: 2048, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = sample_length)]
+    pub calibration_length: Option<usize>,
+    /// Which samples are chosen, if the text has more than that
+    #[arg(long, value_name = "N")]
+    pub calibration_seed: Option<u64>,
+    /// Keep the statistics in this folder, and use those that are there
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub calibration_cache: Option<PathBuf>,
+}
+
+/// Arguments of `analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// A local model folder, a file or folder that an installed plugin can read, or a
+    /// Hugging Face Hub id: org/name[/file][@revision]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// The importance matrix [default: <model>-imatrix.gguf]
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// The text that the model is run on
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Keep Gram matrices in the cache, too: for formats that solve for weights
+    #[arg(long, requires = "calibration_cache")]
+    pub with_gram: bool,
+    /// An option of the plugin's own; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// What is kept of an interrupted run
+    #[command(flatten)]
+    pub checkpoints: CheckpointArgs,
+    /// Memory budget of the process, e.g. 8G [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// Arguments of `convert`.
@@ -258,6 +315,20 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+fn samples(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=4096) => Ok(count),
+        _ => Err("give a whole number from 1 to 4096".into()),
+    }
+}
+
+fn sample_length(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 8..=1_048_576) => Ok(count),
+        _ => Err("give a whole number from 8 to 1048576".into()),
+    }
+}
+
 fn group_size(text: &str) -> Result<i64, String> {
     let size = text.parse().ok().filter(|size| GROUP_SIZES.contains(size));
     size.ok_or_else(|| "choose 32, 64, 128, 256, or -1 for a whole row".into())
@@ -334,6 +405,25 @@ mod tests {
     }
 
     #[test]
+    fn calibrations_take_everything() {
+        let args = quantize(
+            "quantize m gguf -q q4_k_m --calibration-data t.jsonl --calibration-samples 4096 \
+             --calibration-length 512 --calibration-seed 7 --calibration-cache c",
+        );
+        let text = args.calibration;
+        assert_eq!(text.calibration_data, Some(PathBuf::from("t.jsonl")));
+        assert_eq!(text.calibration_samples, Some(4096));
+        assert_eq!(text.calibration_length, Some(512));
+        assert_eq!(text.calibration_seed, Some(7));
+        assert_eq!(text.calibration_cache, Some(PathBuf::from("c")));
+        let cli = parse("analyze m -o i.gguf --calibration-cache c --with-gram").unwrap();
+        match cli.command {
+            Command::Analyze(args) => assert!(args.with_gram && !args.overwrite),
+            other => panic!("not analyze: {other:?}"),
+        }
+    }
+
+    #[test]
     fn global_options_stand_anywhere() {
         let cli = parse("--threads 3 info m --format json --plugin-dir a --plugin-dir b").unwrap();
         assert_eq!(cli.global.threads, Some(3));
@@ -357,6 +447,11 @@ mod tests {
             "quantize m gguf -q Q4 --set =value",
             "quantize m gguf -q Q4 -n a/b",
             "quantize m gguf -q Q4 -n ..",
+            "quantize m gguf -q Q4 --calibration-samples 0",
+            "quantize m gguf -q Q4 --calibration-samples 4097",
+            "quantize m gguf -q Q4 --calibration-length 7",
+            "analyze",
+            "analyze m --with-gram",
             "--threads 0 info m",
             "quantize m gguf -q Q4 --no-checkpoints --resume x",
             "info m --verbosity loud",

@@ -21,6 +21,7 @@ use crate::source::SourceModel;
 pub fn run(context: &Context, args: &ConvertArgs) -> Result<()> {
     let session = Session::start(context)?;
     let target = session.target(&args.output_format)?;
+    target.check_is_model()?;
     if let Some(level) = &args.quant_level {
         target.check_level(level)?;
     }

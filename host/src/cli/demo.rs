@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llm_quantize_plugin_api::{FormatDescription, Inputs, ModelView};
+use llm_quantize_plugin_api::{FormatDescription, Inputs, ModelView, Purpose};
 use serde::Serialize;
 
 use super::Context;
@@ -52,6 +52,9 @@ pub fn run(context: &Context) -> Result<()> {
     let mut lines = Vec::new();
     for format in formats {
         let target = session.target(&format)?;
+        if target.description()?.purpose != Purpose::Model {
+            continue;
+        }
         for level in levels(&target.description()?) {
             match show(context, &session, &target, &level, &folder) {
                 Ok(line) => lines.push(line),

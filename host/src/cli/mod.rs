@@ -1,6 +1,8 @@
 //! The command line: parses it, runs a command, reports how that went.
 
+mod analyze;
 pub mod args;
+mod calibration;
 mod completions;
 mod context;
 mod convert;
@@ -52,6 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(context: &Context, command: &Command) -> Result<()> {
     match command {
         Command::Quantize(args) => quantize::run(context, args),
+        Command::Analyze(args) => analyze::run(context, args),
         Command::Convert(args) => convert::run(context, args),
         Command::Info(args) => info::run(context, args),
         Command::Plugin(command) => plugin::run(context, command),

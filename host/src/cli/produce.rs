@@ -7,8 +7,10 @@ use llm_quantize_plugin_api::{Inputs, Plan, PlanRequest};
 
 use super::Context;
 use super::args::OutputFormat;
+use super::calibration;
 use super::plan_view;
 use super::session::{Session, Target};
+use crate::calibrate::{self, Calibration};
 use crate::error::{Error, Result};
 use crate::job::{self, Checkpoints, Outcome, Prepared};
 use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
@@ -39,6 +41,20 @@ pub struct Order {
     /// A model is converted, not quantized: what is told while it runs, and that a
     /// loss by rounding again was agreed to before.
     pub converts: bool,
+    /// The text to run the model on, if the user asks for that.
+    pub calibration: Option<calibrate::Order>,
+    /// What is done, for people, if it is not quantizing or converting.
+    pub verb: Option<&'static str>,
+}
+
+impl Order {
+    fn verb(&self) -> &'static str {
+        let usual = match self.converts {
+            true => "Converting",
+            false => "Quantizing",
+        };
+        self.verb.unwrap_or(usual)
+    }
 }
 
 /// A finished output with what is known about it.
@@ -62,14 +78,15 @@ pub fn produce(
 ) -> Result<Option<Product>> {
     let ui = &context.ui;
     announce(context, source);
-    let verb = match order.converts {
-        true => "Converting",
-        false => "Quantizing",
-    };
+    let verb = order.verb();
     let bar = Bar::new(Arc::clone(ui), verb);
     let job_context = job_context(session, &bar, order);
-    let prepared = prepare(source, target, order, &job_context)?;
+    let text = calibration::prepare(source, target, order.calibration.as_ref(), &order.folder)?;
+    let prepared = prepare(source, target, order, text.as_ref(), &job_context)?;
     let plan = prepared.job.plan();
+    if let Some(text) = &text {
+        calibration::announce(context, text, plan, &plan.level);
+    }
     for warning in &plan.warnings {
         ui.warn(warning);
     }
@@ -80,7 +97,10 @@ pub fn produce(
     let level = plan.level.clone();
     let ready = prepared.check(order.overwrite, &order.checkpoints, &job_context)?;
     let format = target.format.to_uppercase();
-    ui.info(&format!("{verb} to {format} {level}"));
+    ui.info(&match order.verb {
+        None => format!("{verb} to {format} {level}"),
+        Some(verb) => format!("{verb} {}", source.model().name),
+    });
     let outcome = ready.run(&job_context, || ui.info("Validating output..."))?;
     let (path, size) = (outcome.path.display(), bytes(outcome.file_size));
     ui.info(&format!("Complete: {path} ({size})"));
@@ -102,7 +122,8 @@ pub fn rehearse(
 ) -> Result<()> {
     let bar = Bar::new(Arc::clone(&context.ui), "Checking");
     let job_context = job_context(session, &bar, order);
-    let prepared = prepare(source, target, order, &job_context)?;
+    let text = calibration::prepare(source, target, order.calibration.as_ref(), &order.folder)?;
+    let prepared = prepare(source, target, order, text.as_ref(), &job_context)?;
     prepared.rehearse(order.overwrite, &order.checkpoints, &job_context)
 }
 
@@ -119,6 +140,7 @@ fn prepare<'a>(
     source: &'a SourceModel,
     target: &'a Target,
     order: &Order,
+    calibration: Option<&'a Calibration<'_>>,
     context: &job::Context<'_>,
 ) -> Result<Prepared<'a>> {
     let request = PlanRequest {
@@ -129,12 +151,13 @@ fn prepare<'a>(
         options: order.options.clone(),
         requantize: order.converts,
         generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
-        calibration: None,
+        calibration: calibration.map(Calibration::text),
     };
     let prepared = job::prepare(
         &target.plugin,
         &*target.quantizer,
         source,
+        calibration.map(|calibration| calibration as _),
         &request,
         &order.folder,
         context,

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::args::{CheckpointArgs, OutputArgs, QuantizeArgs};
+use super::calibration;
 use super::produce::{Order, attach_imatrix, print, produce, rehearse};
 use super::session::Session;
 use crate::error::Result;
@@ -17,12 +18,14 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
     // The format and the level come first: they are cheap to check, and a mistake
     // there should not wait for a large model to open.
     let target = session.target(&args.output_format)?;
+    target.check_is_model()?;
     target.check_level(&args.quant_level)?;
     let order = Order {
         level: args.quant_level.clone(),
         group_size: args.group_size,
         max_memory: args.max_memory,
         dry_run: args.dry_run,
+        calibration: calibration::asked_for(&args.calibration, &args.output.output_dir),
         ..order_of(&args.output, &args.checkpoints)
     };
     context.ui.info(&format!("Loading model: {}", args.model));
@@ -57,8 +60,8 @@ pub fn order_of(args: &OutputArgs, checkpoints: &CheckpointArgs) -> Order {
     }
 }
 
-/// An empty variable is an unset one.
-fn checkpoints_of(args: &CheckpointArgs) -> Checkpoints {
+/// What to keep of an interrupted run. An empty variable is an unset one.
+pub fn checkpoints_of(args: &CheckpointArgs) -> Checkpoints {
     let folder = args.checkpoint_dir.as_ref();
     Checkpoints {
         off: args.no_checkpoints,

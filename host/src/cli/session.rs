@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Quantizer};
+use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Purpose, Quantizer};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
@@ -58,6 +58,21 @@ impl Target {
                 ),
             )
         })
+    }
+
+    /// Refuses a format whose outputs are no models.
+    ///
+    /// # Errors
+    /// With the command that makes them.
+    pub fn check_is_model(&self) -> Result<()> {
+        match self.description()?.purpose {
+            Purpose::Model => Ok(()),
+            Purpose::Analysis => Err(Error::invalid_arguments(format!(
+                "\"{}\" is what is known about a model, not a format of models",
+                self.format
+            ))
+            .suggest("use `llm-quantize analyze`")),
+        }
     }
 
     /// Refuses a level that the format does not have.

@@ -200,7 +200,7 @@ impl<'a> Source<'a> {
             self.announce(coming.len(), all, kept);
             if !coming.is_empty() {
                 progress.begin(Work {
-                    bytes: all - kept,
+                    amount: all - kept,
                     ..Work::default()
                 });
             }

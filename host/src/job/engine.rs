@@ -6,15 +6,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llm_quantize_plugin_api::{
-    ElementType, EncodeCall, Job, Measure, Plan, TensorView, Unit, UnitInput,
+    ElementType, EncodeCall, Job, Measure, Plan, StatisticView, TensorView, Unit, UnitInput,
 };
 
 use super::journal::{Finished, Journal, Record, checksum};
 use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
-use super::progress::{JobProgress, LayerCounter, Work};
+use super::progress::{JobProgress, LayerCounter, Work, WorkUnit};
 use super::queue::{Ahead, order};
 use super::staging::span_range;
+use super::statistics::{Calibrator, Statistics, wave_of};
 use super::sweep::Sweep;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
@@ -43,6 +44,24 @@ pub struct Engine<'a> {
     pub layers: &'a LayerCounter,
     /// Who records the finished ones.
     pub journal: Option<&'a Journal>,
+    /// Who knows in which wave statistics come.
+    pub calibrator: Option<&'a dyn Calibrator>,
+}
+
+/// Pieces that can be encoded at the same time.
+struct Wave {
+    /// The wave of the statistics that they need.
+    number: Option<usize>,
+    /// Their places, in the order in which they are taken.
+    places: Vec<usize>,
+}
+
+/// What lasts over all waves.
+struct Encoding<'m> {
+    sweep: Sweep,
+    pages: Vec<Pages<'m>>,
+    /// What was measured, by the place of the piece.
+    fresh: Mutex<Vec<(usize, Vec<Measure>)>>,
 }
 
 /// The place of a piece and the parts of the output that it fills. Each is taken by one
@@ -59,7 +78,7 @@ struct Encoded {
 impl Engine<'_> {
     /// Writes literals and encodes the pieces that are not done into the maps, which are
     /// the plan's files in order. `done` has for each piece what was measured, if an
-    /// earlier run did it.
+    /// earlier run did it. `statistics` must be there if a unit asks for some.
     ///
     /// # Errors
     /// The first failing piece's; work not yet begun is skipped.
@@ -67,18 +86,73 @@ impl Engine<'_> {
         &self,
         maps: &mut [OutputMap],
         mut done: Vec<Option<Vec<Measure>>>,
+        mut statistics: Option<&mut dyn Statistics>,
     ) -> Result<Measures> {
         let plan = self.job.plan();
         self.write_literals(maps)?;
         let is_done = |place: usize| done.get(place).is_some_and(Option::is_some);
-        self.progress.begin(self.work(is_done));
-        let todo = (0..self.pieces.len()).filter(|place| !is_done(*place));
-        let todo = order(todo.collect(), |place| self.size(place));
+        let run = statistics.as_ref().and_then(|run| run.work());
+        self.progress.begin(self.work(run, is_done));
+        let waves = self.waves((0..self.pieces.len()).filter(|place| !is_done(*place)));
+        let todo: Vec<usize> = waves
+            .iter()
+            .flat_map(|wave| &wave.places)
+            .copied()
+            .collect();
         let (tasks, pages) = assign(plan, self.pieces, &todo, maps)?;
-        let sweep = Sweep::new(self.threads.count());
-        let ahead = Ahead::new(todo.iter().map(|place| self.size(*place)));
+        let mut tasks = &tasks[..];
+        let encoding = Encoding {
+            sweep: Sweep::new(self.threads.count()),
+            pages,
+            fresh: Mutex::default(),
+        };
+        for wave in &waves {
+            let (own, later) = tasks.split_at(wave.places.len());
+            tasks = later;
+            if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
+                statistics.gather(number)?;
+            }
+            self.encode_all(&wave.places, own, &encoding, statistics.as_deref())?;
+            if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
+                if let Some(journal) = self.journal {
+                    journal.flush();
+                }
+                statistics.finished(number)?;
+            }
+        }
+        for (place, measures) in lock(&encoding.fresh).drain(..) {
+            done[place] = Some(measures);
+        }
+        Ok(sum(done))
+    }
+
+    /// The pieces in the order in which they are taken: first those that need no statistics,
+    /// then wave by wave.
+    fn waves(&self, todo: impl Iterator<Item = usize>) -> Vec<Wave> {
+        let units = &self.job.plan().units;
+        let mut waves: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+        for place in todo {
+            let requests = &units[self.pieces[place].unit].statistics;
+            let number = self.calibrator.and_then(|c| wave_of(c, requests));
+            waves.entry(number).or_default().push(place);
+        }
+        let ordered = |(number, places)| Wave {
+            number,
+            places: order(places, |place| self.size(place)),
+        };
+        waves.into_iter().map(ordered).collect()
+    }
+
+    /// Encodes pieces on all threads.
+    fn encode_all(
+        &self,
+        places: &[usize],
+        tasks: &[Task<'_>],
+        encoding: &Encoding<'_>,
+        statistics: Option<&dyn Statistics>,
+    ) -> Result<()> {
+        let ahead = Ahead::new(places.iter().map(|place| self.size(*place)));
         let next = AtomicUsize::new(0);
-        let fresh: Mutex<Vec<(usize, Vec<Measure>)>> = Mutex::default();
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         // One queue: every thread takes the next piece, so nobody waits before the end
         // and memory holds only the pieces in flight.
@@ -90,16 +164,19 @@ impl Engine<'_> {
                 let Some((place, outputs)) = lock(task).take() else {
                     continue;
                 };
-                ahead.begins(index, |later, most| self.prefetch(todo[later], most));
+                ahead.begins(index, |later, most| self.prefetch(places[later], most));
                 let piece = &self.pieces[place];
-                let encoded = self.encode(piece, outputs, &mut buffers);
+                let encoded = self.encode(piece, outputs, &mut buffers, statistics);
                 let written = encoded.as_ref().map_or(0, |encoded| encoded.bytes);
-                if sweep.is_due(self.size(place).saturating_add(written)) {
+                if encoding
+                    .sweep
+                    .is_due(self.size(place).saturating_add(written))
+                {
                     self.source.release();
-                    pages.iter().copied().for_each(Pages::release);
+                    encoding.pages.iter().copied().for_each(Pages::release);
                 }
                 match encoded.and_then(|encoded| self.record(piece, encoded)) {
-                    Ok(measures) => lock(&fresh).push((place, measures)),
+                    Ok(measures) => lock(&encoding.fresh).push((place, measures)),
                     Err(error) => {
                         next.store(tasks.len(), Ordering::Relaxed);
                         lock(&failure).get_or_insert(error);
@@ -107,24 +184,31 @@ impl Engine<'_> {
                 }
             }
         });
-        if let Some(error) = lock(&failure).take() {
-            return Err(error);
+        match lock(&failure).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
-        for (place, measures) in lock(&fresh).drain(..) {
-            done[place] = Some(measures);
-        }
-        Ok(sum(done))
     }
 
-    /// How much there is to do.
-    fn work(&self, is_done: impl Fn(usize) -> bool) -> Work {
+    /// How much there is to do. Where the model is run first, that takes nearly all of the
+    /// time, and so it is the measure.
+    fn work(&self, run: Option<Work>, is_done: impl Fn(usize) -> bool) -> Work {
         let plan = self.job.plan();
         let done = (0..self.pieces.len()).filter(|place| is_done(*place));
+        let (layers, layers_done) = (self.layers.total(), self.layers.done());
+        if let Some(run) = run {
+            return Work {
+                layers,
+                layers_done,
+                ..run
+            };
+        }
         Work {
-            layers: self.layers.total(),
-            layers_done: self.layers.done(),
-            bytes: self.input_bytes(plan),
-            bytes_done: done.map(|place| self.size(place)).sum(),
+            layers,
+            layers_done,
+            unit: WorkUnit::Bytes,
+            amount: self.input_bytes(plan),
+            amount_done: done.map(|place| self.size(place)).sum(),
         }
     }
 
@@ -178,19 +262,21 @@ impl Engine<'_> {
         piece: &Piece,
         mut outputs: Vec<&mut [u8]>,
         buffers: &mut Vec<Vec<f32>>,
+        statistics: Option<&dyn Statistics>,
     ) -> Result<Encoded> {
         if self.cancel.is_set() {
             return Err(Error::interrupted());
         }
         let unit = &self.job.plan().units[piece.unit];
-        if let Some(need) = unit.statistics.first() {
-            return Err(self.fault(&format!(
-                "\"{}\" needs calibration statistics of \"{}\", which this version does not collect",
-                unit.label, need.site
-            )));
-        }
         buffers.resize_with(unit.inputs.len().max(buffers.len()), Vec::new);
         let inputs = self.read(unit, piece, buffers)?;
+        let requests = unit.statistics.iter();
+        let statistics: Vec<StatisticView<'_>> = requests
+            .map(|request| match statistics {
+                Some(statistics) => statistics.view(request),
+                None => Err(self.fault("it asks for statistics without a calibration")),
+            })
+            .collect::<Result<_>>()?;
         let mut parts: Vec<&mut [u8]> = outputs.iter_mut().map(|part| &mut **part).collect();
         let report = self
             .job
@@ -198,7 +284,7 @@ impl Engine<'_> {
                 unit: piece.unit,
                 rows: piece.rows.clone(),
                 inputs: &inputs,
-                statistics: &[],
+                statistics: &statistics,
                 outputs: &mut parts,
             })
             .by_plugin(self.plugin)?;

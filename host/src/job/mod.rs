@@ -16,6 +16,7 @@ mod progress;
 mod queue;
 mod run;
 mod staging;
+mod statistics;
 mod sweep;
 mod tensor_source;
 mod threads;
@@ -25,10 +26,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use engine::Measures;
+pub(crate) use journal::FileMark;
 pub use journal::{Checkpoints, PluginId};
 pub use prepare::{Prepared, Ready, prepare};
-pub use progress::{JobProgress, Work};
+pub use progress::{JobProgress, Work, WorkUnit};
 pub use staging::Destination;
+pub use statistics::{Calibrator, Statistics};
 pub use tensor_source::{Origin, TensorSource};
 pub use threads::{CancelFlag, PluginEvents, Threads, services};
 

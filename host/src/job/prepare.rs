@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use llm_quantize_plugin_api::{Job, PlanRequest, Quantizer, check_plan};
+use llm_quantize_plugin_api::{Job, Plan, PlanRequest, Quantizer, check_plan};
 
 use super::journal::{self, Checkpoints, Found, Header, Place, PluginId, Subject};
 use super::lock::OutputLock;
 use super::progress::timed;
 use super::staging::{Destination, half_published};
-use super::{Context, TensorSource, preflight};
+use super::{Calibrator, Context, TensorSource, preflight};
 use crate::error::{Error, ExitCode, PluginResult, Result};
 
 /// A planned job, not begun yet.
@@ -24,6 +24,8 @@ pub struct Prepared<'a> {
     /// Bytes of all files.
     pub total_bytes: u64,
     pub(super) source: &'a dyn TensorSource,
+    /// Who gathers the statistics that the plan asks for, if it asks for any.
+    pub(super) calibrator: Option<&'a dyn Calibrator>,
     request: PlanRequest,
 }
 
@@ -45,7 +47,8 @@ pub(super) struct Checkpoint {
     pub found: Option<Found>,
 }
 
-/// Plans a job and checks the plan, the memory and the disk. Writes nothing.
+/// Plans a job and checks the plan, the memory and the disk. Writes nothing. There must be a
+/// calibrator if the request has a calibration.
 ///
 /// # Errors
 /// The plugin's refusal, an unsound plan, too little memory.
@@ -53,6 +56,7 @@ pub fn prepare<'a>(
     plugin: &'a PluginId,
     quantizer: &dyn Quantizer,
     source: &'a dyn TensorSource,
+    calibrator: Option<&'a dyn Calibrator>,
     request: &PlanRequest,
     folder: &Path,
     context: &Context<'_>,
@@ -90,7 +94,11 @@ pub fn prepare<'a>(
     })?;
     check_plan(&*job, source.model()).by_plugin(&plugin.id)?;
     let plan = job.plan();
-    let memory_needed = preflight::memory_needed(plan, source, context.threads.count());
+    let calibrator = calibrator_of(plan, plugin, calibrator)?;
+    // The model is run and its weights are encoded by turns.
+    let encoding = preflight::memory_needed(plan, source, context.threads.count());
+    let running = calibrator.map_or(0, |calibrator| calibrator.memory_needed(plan));
+    let memory_needed = encoding.saturating_add(running);
     let total_bytes = plan.total_bytes().unwrap_or(u64::MAX);
     let destination = Destination::new(folder, plan);
     Ok(Prepared {
@@ -99,9 +107,32 @@ pub fn prepare<'a>(
         memory_needed,
         total_bytes,
         source,
+        calibrator,
         request: request.clone(),
         job,
     })
+}
+
+/// The calibrator, if the plan needs it and it can do what the plan asks for.
+fn calibrator_of<'a>(
+    plan: &Plan,
+    plugin: &PluginId,
+    calibrator: Option<&'a dyn Calibrator>,
+) -> Result<Option<&'a dyn Calibrator>> {
+    if plan.units.iter().all(|unit| unit.statistics.is_empty()) {
+        return Ok(None);
+    }
+    let Some(calibrator) = calibrator else {
+        return Err(Error::new(
+            ExitCode::PluginFailed,
+            format!(
+                "plugin \"{}\" asks for statistics of a calibration that was not ordered",
+                plugin.id
+            ),
+        ));
+    };
+    calibrator.check(plan)?;
+    Ok(Some(calibrator))
 }
 
 impl<'a> Prepared<'a> {
@@ -146,12 +177,6 @@ impl<'a> Prepared<'a> {
 
     fn check_possible(&self, context: &Context<'_>) -> Result<()> {
         preflight::check_memory(self.memory_needed, context.max_memory)?;
-        if self.job.plan().calibration.is_some() {
-            return Err(Error::unsupported(format!(
-                "plugin \"{}\" needs calibration statistics, which this version does not collect",
-                self.plugin.id
-            )));
-        }
         preflight::check_destination(&self.destination, self.source.origin().path)
     }
 

@@ -13,8 +13,10 @@ use crate::error::Result;
 pub trait JobProgress: Sync {
     /// The encoding begins.
     fn begin(&self, work: Work);
-    /// Some more bytes of the source are done.
+    /// Some more bytes of the source are done; it counts if the work is measured so.
     fn bytes(&self, done: u64);
+    /// Some more tokens went through a block; it counts if the work is measured so.
+    fn tokens(&self, _done: u64) {}
     /// Another layer is done.
     fn layer(&self, done: usize, total: usize);
     /// All pieces are done.
@@ -46,10 +48,22 @@ pub struct Work {
     pub layers: usize,
     /// Layers that are done.
     pub layers_done: usize,
+    /// What [`amount`](Self::amount) counts.
+    pub unit: WorkUnit,
+    /// How much there is to do in all.
+    pub amount: u64,
+    /// How much of it need not be done again.
+    pub amount_done: u64,
+}
+
+/// What work is measured in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkUnit {
     /// Bytes of the source that are read.
-    pub bytes: u64,
-    /// Bytes of the source that need not be read again.
-    pub bytes_done: u64,
+    #[default]
+    Bytes,
+    /// Tokens that go through a block, each block counted.
+    Tokens,
 }
 
 /// Counts the layers whose pieces are all done.

@@ -1,8 +1,11 @@
 //! Does the work of a job, from the first byte to the rename, and leaves a checkpoint
 //! if it cannot.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::time::Instant;
+
+use llm_quantize_plugin_api::Measure;
 
 use super::engine::{Engine, Measures};
 use super::journal::{FileStorage, Found, Header, Journal, Place, Taken, cannot_create, take_over};
@@ -11,6 +14,7 @@ use super::pieces::{Piece, cut};
 use super::prepare::{Checkpoint, Prepared, Ready};
 use super::progress::{JobProgress, LayerCounter, timed};
 use super::staging::{Leftovers, Staging, take_back};
+use super::statistics::{Statistics, wave_of};
 use super::verify::verify;
 use super::{Context, Outcome};
 use crate::error::{Error, ExitCode, Result};
@@ -162,7 +166,12 @@ impl<'a> Build<'a> {
         let mut maps = std::mem::take(&mut self.maps);
         let done = std::mem::take(&mut self.taken.done);
         let progress = self.context.progress;
-        let measures = timed(progress, "encoding", || self.engine().run(&mut maps, done))?;
+        let mut statistics = self.statistics(&done)?;
+        let measures = timed(progress, "encoding", || {
+            let statistics = statistics.as_mut().map(|run| &mut **run as _);
+            self.engine().run(&mut maps, done, statistics)
+        })?;
+        drop(statistics);
         drop(maps);
         progress.end();
         if let Some(journal) = &self.journal {
@@ -187,6 +196,30 @@ impl<'a> Build<'a> {
         Ok(measures)
     }
 
+    /// Begins the calibration run, if the pieces that are not done need one.
+    fn statistics(
+        &self,
+        done: &[Option<Vec<Measure>>],
+    ) -> Result<Option<Box<dyn Statistics + 'a>>> {
+        let Some(calibrator) = self.job.calibrator else {
+            return Ok(None);
+        };
+        let plan = self.job.job.plan();
+        let todo = self
+            .pieces
+            .iter()
+            .zip(done)
+            .filter(|(_, done)| done.is_none());
+        let waves = todo.filter_map(|(piece, _)| {
+            let requests = &plan.units[piece.unit].statistics;
+            wave_of(calibrator, requests)
+        });
+        let waves: Vec<usize> = BTreeSet::from_iter(waves).into_iter().collect();
+        let folder = self.journal.as_ref().map(|_| self.place.calibration());
+        let run = calibrator.start(plan, &waves, folder.as_deref(), self.context)?;
+        Ok(Some(run))
+    }
+
     fn engine(&self) -> Engine<'_> {
         Engine {
             plugin: &self.job.plugin.id,
@@ -198,6 +231,7 @@ impl<'a> Build<'a> {
             pieces: &self.pieces,
             layers: &self.layers,
             journal: self.journal.as_ref(),
+            calibrator: self.job.calibrator,
         }
     }
 

@@ -186,9 +186,11 @@ impl Bench {
             whole: self.whole,
         };
         let folder = self.out.path();
-        prepare(&plugin, &quantizer, &source, &request, folder, &context)?
-            .check(self.overwrite, &self.checkpoints, &context)?
-            .run(&context, || {})
+        prepare(
+            &plugin, &quantizer, &source, None, &request, folder, &context,
+        )?
+        .check(self.overwrite, &self.checkpoints, &context)?
+        .run(&context, || {})
     }
 
     /// Interrupts a run after so many pieces.
@@ -252,7 +254,7 @@ fn wherever_it_stops_it_ends_in_the_same_bytes_and_sums() {
         assert_eq!(bits(&resumed), bits(&undisturbed));
         let begun = *watcher.begun.lock().unwrap();
         assert_eq!(begun.layers_done, resumed.layers_resumed);
-        assert_eq!(begun.bytes_done == begun.bytes, stop == PIECES);
+        assert_eq!(begun.amount_done == begun.amount, stop == PIECES);
     }
 }
 

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ui, bytes, duration};
 use crate::cli::args::Verbosity;
-use crate::job::{JobProgress, Work};
+use crate::job::{JobProgress, Work, WorkUnit};
 use crate::system;
 
 /// How often the figures change on a terminal.
@@ -31,10 +31,11 @@ pub struct Bar {
 #[derive(Debug)]
 struct Figures {
     start: Instant,
-    bytes: AtomicU64,
-    /// Done by an earlier run: they say nothing about this one's speed.
-    bytes_before: u64,
-    bytes_done: AtomicU64,
+    unit: WorkUnit,
+    amount: AtomicU64,
+    /// Done by an earlier run: it says nothing about this one's speed.
+    amount_before: u64,
+    amount_done: AtomicU64,
     layers: u64,
     layers_done: AtomicU64,
     /// What has no layers: tenths that a line has told.
@@ -58,10 +59,10 @@ impl Bar {
         }
         // All of it before the first tick, which is the first time that it is drawn.
         let target = ProgressDrawTarget::stderr();
-        let bar = ProgressBar::with_draw_target(Some(figures.bytes.load(Relaxed).max(1)), target)
+        let bar = ProgressBar::with_draw_target(Some(figures.amount.load(Relaxed).max(1)), target)
             .with_prefix(self.label)
             .with_style(style(self.ui.colours(), Arc::clone(figures)));
-        bar.set_position(figures.bytes_before);
+        bar.set_position(figures.amount_before);
         bar.enable_steady_tick(TICK);
         self.ui.set_bar(Some(bar.clone()));
         Some(bar)
@@ -72,9 +73,10 @@ impl JobProgress for Bar {
     fn begin(&self, work: Work) {
         let figures = Arc::new(Figures {
             start: Instant::now(),
-            bytes: AtomicU64::new(work.bytes),
-            bytes_before: work.bytes_done,
-            bytes_done: AtomicU64::new(work.bytes_done),
+            unit: work.unit,
+            amount: AtomicU64::new(work.amount),
+            amount_before: work.amount_done,
+            amount_done: AtomicU64::new(work.amount_done),
             layers: work.layers as u64,
             layers_done: AtomicU64::new(work.layers_done as u64),
             tenths_told: AtomicU64::new(0),
@@ -86,14 +88,11 @@ impl JobProgress for Bar {
     }
 
     fn bytes(&self, done: u64) {
-        if let Some((figures, bar)) = self.running.get() {
-            figures.bytes_done.fetch_add(done, Relaxed);
-            match bar {
-                Some(bar) => bar.inc(done),
-                None if figures.reached_a_tenth() => self.tell(figures),
-                None => {}
-            }
-        }
+        self.advance(WorkUnit::Bytes, done);
+    }
+
+    fn tokens(&self, done: u64) {
+        self.advance(WorkUnit::Tokens, done);
     }
 
     fn layer(&self, done: usize, _total: usize) {
@@ -140,9 +139,23 @@ impl Bar {
     /// There are so many bytes more to do than was said at the beginning.
     pub fn add_work(&self, bytes: u64) {
         if let Some((figures, bar)) = self.running.get() {
-            figures.bytes.fetch_add(bytes, Relaxed);
+            figures.amount.fetch_add(bytes, Relaxed);
             if let Some(bar) = bar {
                 bar.inc_length(bytes);
+            }
+        }
+    }
+
+    /// Some more work of this kind is done; the bar moves if it measures that.
+    fn advance(&self, unit: WorkUnit, done: u64) {
+        if let Some((figures, bar)) = self.running.get()
+            && figures.unit == unit
+        {
+            figures.amount_done.fetch_add(done, Relaxed);
+            match bar {
+                Some(bar) => bar.inc(done),
+                None if figures.reached_a_tenth() => self.tell(figures),
+                None => {}
             }
         }
     }
@@ -167,11 +180,11 @@ impl Bar {
 }
 
 impl Figures {
-    /// Hundredths of the bytes that are done.
+    /// Hundredths of the work that are done.
     fn percent(&self) -> u64 {
-        let bytes = self.bytes.load(Relaxed);
-        let done = u128::from(self.bytes_done.load(Relaxed).min(bytes));
-        match bytes {
+        let amount = self.amount.load(Relaxed);
+        let done = u128::from(self.amount_done.load(Relaxed).min(amount));
+        match amount {
             0 => 100,
             all => u64::try_from(done * 100 / u128::from(all)).unwrap_or(100),
         }
@@ -184,6 +197,14 @@ impl Figures {
         self.layers == 0 && self.tenths_told.fetch_max(tenth, Relaxed) < tenth
     }
 
+    /// An amount of the work, for people.
+    fn human(&self, amount: u64) -> String {
+        match self.unit {
+            WorkUnit::Bytes => bytes(amount),
+            WorkUnit::Tokens => format!("{amount} tokens"),
+        }
+    }
+
     /// Without a bar: `Quantizing  53% 17/32 layers · …`.
     fn line(&self, label: &str, elapsed: Duration, memory: Option<u64>) -> String {
         let details = self.details(elapsed, memory);
@@ -193,19 +214,19 @@ impl Figures {
     /// `17/32 layers · 1.9 GB/s · 0:08 elapsed · 0:07 left · 612 MB`; without layers
     /// `1.2 GB of 2.3 GB · …`, and no memory.
     fn details(&self, elapsed: Duration, memory: Option<u64>) -> String {
-        let (all, done) = (self.bytes.load(Relaxed), self.bytes_done.load(Relaxed));
+        let (all, done) = (self.amount.load(Relaxed), self.amount_done.load(Relaxed));
         let layers = self.layers_done.load(Relaxed);
-        let fresh = done.saturating_sub(self.bytes_before);
+        let fresh = done.saturating_sub(self.amount_before);
         let rate = fresh as f64 / elapsed.as_secs_f64().max(1e-3);
         let mut text = match self.layers {
-            0 => format!("{} of {} · ", bytes(done), bytes(all)),
+            0 => format!("{} of {} · ", self.human(done), self.human(all)),
             all => format!("{layers}/{all} layers · "),
         };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             "{}/s · {} elapsed",
-            bytes(rate as u64),
+            self.human(rate as u64),
             duration(elapsed)
         );
         if elapsed >= SETTLED && rate > 0.0 {
@@ -249,9 +270,10 @@ mod tests {
     fn figures(bytes: u64, done: u64) -> Arc<Figures> {
         Arc::new(Figures {
             start: Instant::now(),
-            bytes: AtomicU64::new(bytes),
-            bytes_before: 0,
-            bytes_done: AtomicU64::new(done),
+            unit: WorkUnit::Bytes,
+            amount: AtomicU64::new(bytes),
+            amount_before: 0,
+            amount_done: AtomicU64::new(done),
             layers: 32,
             layers_done: AtomicU64::new(17),
             tenths_told: AtomicU64::new(0),
@@ -281,14 +303,25 @@ mod tests {
             "Downloading  49% 124 MB of 250 MB · 12 MB/s · 0:10 elapsed · 0:10 left"
         );
         assert!(figures.reached_a_tenth() && !figures.reached_a_tenth());
-        figures.bytes_done.fetch_add(1_000_000, Relaxed);
+        figures.amount_done.fetch_add(1_000_000, Relaxed);
         assert!(figures.reached_a_tenth());
+    }
+
+    #[test]
+    fn a_run_of_the_model_counts_tokens() {
+        let mut figures = Arc::into_inner(figures(64_000, 32_000)).unwrap();
+        figures.unit = WorkUnit::Tokens;
+        let line = figures.line("Calibrating", Duration::from_secs(16), None);
+        assert_eq!(
+            line,
+            "Calibrating  50% 17/32 layers · 2000 tokens/s · 0:16 elapsed · 0:16 left"
+        );
     }
 
     #[test]
     fn what_an_earlier_run_did_is_done_but_not_fast() {
         let mut resumed = figures(1000, 600);
-        Arc::get_mut(&mut resumed).unwrap().bytes_before = 500;
+        Arc::get_mut(&mut resumed).unwrap().amount_before = 500;
         let line = resumed.line("Quantizing", Duration::from_secs(10), None);
         assert_eq!(
             line,

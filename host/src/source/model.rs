@@ -69,6 +69,20 @@ impl SourceModel {
         }
     }
 
+    /// Another look at the same files: as a Hugging Face model.
+    ///
+    /// # Errors
+    /// If its reader cannot present it so.
+    pub fn as_hugging_face(&self) -> Result<Self> {
+        match &self.store {
+            Store::Plugin(model) => {
+                let opened = model.reopen(ModelView::HuggingFace, &self.model.name)?;
+                Ok(Self::from_plugin(self.path.clone(), opened))
+            }
+            Store::Folder(..) => Err(Error::other("a folder is a Hugging Face model already")),
+        }
+    }
+
     /// Adds a file that the user handed over, e.g. of kind `imatrix`.
     ///
     /// # Errors

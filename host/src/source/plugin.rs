@@ -14,8 +14,7 @@ use crate::error::{Error, ExitCode, PluginResult, Result};
 
 /// An opened reader with the files that each of its calls gets.
 pub(super) struct PluginModel {
-    plugin: String,
-    version: String,
+    named: NamedConverter,
     reader: Box<dyn Reader>,
     view: ModelView,
     files: Vec<Arc<MappedFile>>,
@@ -25,7 +24,9 @@ pub(super) struct PluginModel {
 
 impl std::fmt::Debug for PluginModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PluginModel").field(&self.plugin).finish()
+        f.debug_tuple("PluginModel")
+            .field(&self.named.plugin)
+            .finish()
     }
 }
 
@@ -53,8 +54,7 @@ impl PluginModel {
         let config = Some("config.json".to_owned()).filter(|n| !description.files.contains(n));
         let rebuilt = names.chain(config).map(|n| (n, OnceLock::new())).collect();
         let model = Self {
-            plugin: named.plugin.clone(),
-            version: named.version.clone(),
+            named: named.clone(),
             reader,
             view,
             files,
@@ -63,12 +63,17 @@ impl PluginModel {
         Ok((model, description))
     }
 
+    /// The same files in another view.
+    pub(super) fn reopen(&self, view: ModelView, name: &str) -> Result<(Self, ModelDescription)> {
+        Self::open(&self.named, self.files.clone(), view, name)
+    }
+
     pub(super) fn plugin(&self) -> &str {
-        &self.plugin
+        &self.named.plugin
     }
 
     pub(super) fn version(&self) -> &str {
-        &self.version
+        &self.named.version
     }
 
     pub(super) fn view(&self) -> ModelView {
@@ -101,12 +106,12 @@ impl PluginModel {
 
     pub(super) fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
         let decoded = self.reader.decode(&self.views(), tensor, rows, out);
-        decoded.by_plugin(&self.plugin)
+        decoded.by_plugin(&self.named.plugin)
     }
 
     pub(super) fn groups(&self, tensor: usize, rows: Range<u64>) -> Result<Option<AffineGroups>> {
         let groups = self.reader.groups(&self.views(), tensor, rows);
-        groups.by_plugin(&self.plugin)
+        groups.by_plugin(&self.named.plugin)
     }
 
     /// The file and the range of a tensor's bytes; the plugin's word is checked.
@@ -122,7 +127,7 @@ impl PluginModel {
                 ExitCode::PluginFailed,
                 format!(
                     "plugin \"{}\": it places tensor {tensor} outside its files",
-                    self.plugin
+                    self.named.plugin
                 ),
             )),
         }

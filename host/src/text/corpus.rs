@@ -75,3 +75,51 @@ fn too_large(path: &Path, bytes: u64) -> Error {
     ))
     .suggest("use a part of it: some megabytes are enough")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_without_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("my text.JSON");
+        std::fs::write(&path, "[\"a\", \"b\"]").unwrap();
+        let corpus = Corpus::open(&path).unwrap();
+        assert_eq!(corpus.name, "my text.JSON");
+        assert_eq!(corpus.documents, ["a", "b"]);
+        assert!(!corpus.built_in);
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_wrong_arguments() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("none.txt");
+        let nested = folder.path().join("folder.txt");
+        std::fs::create_dir(&nested).unwrap();
+        let large = folder.path().join("large.txt");
+        // Sparse: it takes no space.
+        let file = std::fs::File::create(&large).unwrap();
+        file.set_len(MAX_BYTES + 1).unwrap();
+        for (path, what) in [
+            (missing, "cannot read"),
+            (nested, "not a regular file"),
+            (large, "the limit is 1073741824"),
+            (folder.path().join("a.parquet"), ".jsonl are known"),
+        ] {
+            let error = Corpus::open(&path).unwrap_err();
+            assert_eq!(error.class, ExitCode::InvalidArguments, "{error}");
+            assert!(error.message.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_content_is_no_wrong_argument() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, "{").unwrap();
+        let error = Corpus::open(&path).unwrap_err();
+        assert_eq!(error.class, ExitCode::Validation);
+        assert!(error.message.contains("a.jsonl line 1"), "{error}");
+    }
+}

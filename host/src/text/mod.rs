@@ -9,10 +9,13 @@ mod corpus;
 mod documents;
 mod sample;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tokenizer;
 mod windows;
 
 pub use corpus::Corpus;
 pub use documents::{Kind, documents};
+pub use sample::sorted_sample;
 pub use tokenizer::Tokenizer;
 pub use windows::{Choice, Count, Windows, cut};

@@ -32,7 +32,7 @@ pub(super) fn shuffled(count: usize, seed: u64) -> Vec<usize> {
 }
 
 /// `wanted` of `0..count`, ascending; all of them if there are no more.
-pub(super) fn sorted_sample(count: usize, wanted: usize, seed: u64) -> Vec<usize> {
+pub fn sorted_sample(count: usize, wanted: usize, seed: u64) -> Vec<usize> {
     let mut chosen = shuffled(count, seed);
     chosen.truncate(wanted);
     chosen.sort_unstable();

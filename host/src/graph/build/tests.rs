@@ -91,11 +91,12 @@ fn biases(graph: &Graph) -> Vec<bool> {
 
 fn attentions(graph: &Graph) -> Vec<&Attention> {
     let first = graph.blocks.iter().map(|block| &block.stages[0].then);
-    let attention = |then: &'_ Then| match then {
-        Then::Attention(attention) => attention,
-        other => panic!("{other:?}"),
-    };
-    first.map(attention).collect()
+    first
+        .map(|then| match then {
+            Then::Attention(attention) => attention,
+            other => panic!("{other:?}"),
+        })
+        .collect()
 }
 
 #[test]

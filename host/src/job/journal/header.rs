@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use llm_quantize_plugin_api::{INTERFACE_VERSION, Job, PlanRequest};
+use llm_quantize_plugin_api::{CalibrationText, INTERFACE_VERSION, Job, PlanRequest};
 use serde::{Deserialize, Serialize};
 
 use super::Place;
@@ -38,6 +38,9 @@ pub struct Header {
     /// Sorted by key; the order of values of one key is the user's.
     options: Vec<(String, String)>,
     requantize: bool,
+    /// The text that the model is run on.
+    #[serde(default)]
+    calibration: Option<CalibrationText>,
     /// Where the model lay. For people only: a model that moved is the same model.
     model: PathBuf,
     source: Vec<FileMark>,
@@ -97,6 +100,7 @@ impl Header {
             group_size: request.group_size,
             options,
             requantize: request.requantize,
+            calibration: request.calibration.clone(),
             model: std::path::absolute(origin.path).unwrap_or_else(|_| origin.path.to_owned()),
             source,
             attachments: attachments
@@ -147,6 +151,11 @@ impl Header {
             &size(now.group_size),
         );
         changed(
+            "the calibration",
+            &calibration(self.calibration.as_ref()),
+            &calibration(now.calibration.as_ref()),
+        );
+        changed(
             "the output",
             &self.output.names.join(", "),
             &now.output.names.join(", "),
@@ -183,6 +192,19 @@ impl Header {
             ));
         }
         found
+    }
+}
+
+/// The text of a calibration, for people; two that are not the same differ here.
+fn calibration(text: Option<&CalibrationText>) -> String {
+    match text {
+        None => "none".into(),
+        Some(text) => {
+            let (samples, length) = (text.samples, text.length);
+            let checksum = text.fingerprint.get(..8).unwrap_or(&text.fingerprint);
+            let name = &text.dataset;
+            format!("{samples} samples of {length} tokens of {name} ({checksum})")
+        }
     }
 }
 
@@ -254,6 +276,7 @@ pub mod tests {
             group_size: None,
             options: Vec::new(),
             requantize: false,
+            calibration: None,
             model: "/models/m".into(),
             source: vec![mark("model.safetensors", 123)],
             attachments: Vec::new(),
@@ -284,7 +307,7 @@ pub mod tests {
     #[test]
     fn every_difference_is_said_in_words() {
         type Change = fn(&mut Header);
-        let cases: [(Change, &str); 15] = [
+        let cases: [(Change, &str); 16] = [
             (
                 |h| h.program = "0.2.0".into(),
                 "llm-quantize was 0.1.0, now it is 0.2.0",
@@ -321,6 +344,17 @@ pub mod tests {
             (
                 |h| h.requantize = true,
                 "the command was quantize, now it is convert",
+            ),
+            (
+                |h| {
+                    h.calibration = Some(CalibrationText {
+                        dataset: "t.txt".into(),
+                        samples: 8,
+                        length: 64,
+                        fingerprint: "0123456789".into(),
+                    });
+                },
+                "the calibration was none, now it is 8 samples of 64 tokens of t.txt (01234567)",
             ),
             (|h| h.output.folder = Some("/b".into()), "now it is /b"),
             (

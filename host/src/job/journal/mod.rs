@@ -15,6 +15,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use fingerprint::FileMark;
 pub use header::{Header, PluginId, Subject};
 pub use record::Record;
 pub use resume::{Found, Taken, checksum, read, take_over};
@@ -82,7 +83,12 @@ impl Place {
         }
     }
 
-    /// Removes the journal, and its folder if that is ours and empty.
+    /// A folder beside the journal for what a calibration run keeps.
+    pub fn calibration(&self) -> PathBuf {
+        self.path.with_extension("calibration")
+    }
+
+    /// Removes the journal and what belongs to it, and its folder if that is ours and empty.
     ///
     /// # Errors
     /// If there is a journal and it cannot be removed.
@@ -94,6 +100,7 @@ impl Place {
             }
             _ => {}
         }
+        drop(std::fs::remove_dir_all(self.calibration()));
         if self.own_folder {
             // It may hold the journals of other outputs.
             drop(std::fs::remove_dir(self.folder()));

@@ -1,0 +1,33 @@
+//! Where a site stands in a run.
+
+use crate::graph::{Graph, Linear, Site};
+
+impl Site {
+    /// The wave in which it is reached: its block's place, and after all blocks the head.
+    pub fn wave(self, graph: &Graph) -> usize {
+        match self {
+            Self::Block { block, .. } => block,
+            Self::Head => graph.blocks.len(),
+        }
+    }
+
+    /// Its first layer.
+    fn linear(self, graph: &Graph) -> Option<&Linear> {
+        match self {
+            Self::Block { block, stage } => {
+                graph.blocks.get(block)?.stages.get(stage)?.linears.first()
+            }
+            Self::Head => Some(&graph.head),
+        }
+    }
+
+    /// Channels that its layers read.
+    pub fn channels(self, graph: &Graph) -> usize {
+        self.linear(graph).map_or(0, |linear| linear.inputs)
+    }
+
+    /// Name of its first layer's weight.
+    pub fn weight(self, graph: &Graph) -> &str {
+        self.linear(graph).map_or("", |linear| &linear.name)
+    }
+}

@@ -33,6 +33,10 @@ impl Run<'_> {
         let mut positions = self.positions();
         let mut tiles = (Tile::new(original), quantized.map(Tile::new));
         let vocabulary = original.0.graph.vocabulary;
+        let blocks =
+            original.0.head_blocks() + quantized.map_or(0, |(model, _)| model.head_blocks());
+        let work = blocks.saturating_mul(self.windows.tokens.len() as u64);
+        let mut told = 0;
         for first in (0..vocabulary).step_by(TILE) {
             let rows = TILE.min(vocabulary - first);
             tiles.0.load(self, first, rows)?;
@@ -52,6 +56,9 @@ impl Run<'_> {
                 let b = tiles.1.as_ref().map_or(a, |tile| &tile.logits);
                 self.add(first, (a, b), rows, scored);
             }
+            let done = work / vocabulary as u64 * (first + rows) as u64;
+            self.context.progress.tokens(done - told);
+            told = done;
         }
         for model in std::iter::once(original.0).chain(quantized.map(|(model, _)| model)) {
             model.source.release();
@@ -131,8 +138,6 @@ impl<'a> Tile<'a> {
         if let (Ok(x), Ok(weight), Ok(y)) = (x, weight, y) {
             linear(run.context.threads, x, weight, None, Before::Forget, y);
         }
-        let work = tokens as u64 * (rows * hidden) as u64;
-        run.context.progress.bytes(work);
         tokens
     }
 }

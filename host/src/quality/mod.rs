@@ -18,8 +18,8 @@ pub use figures::{Estimate, Figures};
 pub use per_token::PerToken;
 
 use crate::error::{Error, Result};
-use crate::graph::Graph;
-use crate::job::{Context, Work};
+use crate::graph::{Graph, Linear};
+use crate::job::{Context, Work, WorkUnit};
 use crate::source::SourceModel;
 use crate::text::Windows;
 
@@ -49,16 +49,13 @@ impl Subject {
         })
     }
 
-    /// Multiplications of a token in all blocks.
-    fn block_work(&self) -> u64 {
+    /// How many blocks take as long as the output head.
+    fn head_blocks(&self) -> u64 {
+        let weights = |linear: &Linear| linear.inputs as u64 * linear.outputs as u64;
         let stages = self.graph.blocks.iter().flat_map(|block| &block.stages);
-        let linears = stages.flat_map(|stage| &stage.linears);
-        linears.map(|l| l.inputs as u64 * l.outputs as u64).sum()
-    }
-
-    /// Multiplications of a token in the output head.
-    fn head_work(&self) -> u64 {
-        self.graph.hidden as u64 * self.graph.vocabulary as u64
+        let all: u64 = stages.flat_map(|stage| &stage.linears).map(weights).sum();
+        let block = all / self.graph.blocks.len().max(1) as u64;
+        weights(&self.graph.head).div_ceil(block.max(1))
     }
 }
 
@@ -175,24 +172,16 @@ impl Run<'_> {
         }
     }
 
-    /// Multiplications are what takes the time.
+    /// Tokens through blocks; heads count as blocks, the original's once a comparison.
     fn work(&self, original: &Subject, quantized: &[Subject]) -> Work {
-        let tokens = self.windows.tokens.len() as u64;
-        let blocks = original.block_work();
-        let pairs = quantized
-            .iter()
-            .map(|model| model.block_work() + model.head_work() + original.head_work());
-        let alone = match quantized {
-            [] => original.head_work(),
-            _ => 0,
-        };
+        let heads: u64 = quantized.iter().map(Subject::head_blocks).sum();
+        let comparisons = quantized.len().max(1) as u64;
+        let blocks = self.layers as u64 + heads + comparisons * original.head_blocks();
         Work {
             layers: self.layers,
-            bytes: tokens.saturating_mul(blocks + alone + pairs.sum::<u64>()),
+            unit: WorkUnit::Tokens,
+            amount: blocks.saturating_mul(self.windows.tokens.len() as u64),
             ..Work::default()
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

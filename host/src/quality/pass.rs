@@ -3,7 +3,6 @@
 use super::{Run, Subject, of};
 use crate::error::{Error, Result};
 use crate::forward::{Batch, BlockWeights, Forward, load_vector};
-use crate::graph::Graph;
 
 /// What the output head of a model reads: for each batch of windows tokens × hidden.
 pub(super) type States = Vec<Vec<f32>>;
@@ -31,7 +30,6 @@ impl Run<'_> {
         let mut batch = Batch::new(self.windows.length);
         for block in 0..graph.blocks.len() {
             let weights = BlockWeights::load(graph, block, source, threads)?;
-            let work = block_work(graph, block);
             for residual in &mut states {
                 self.check_interrupt()?;
                 std::mem::swap(&mut batch.residual, residual);
@@ -42,7 +40,7 @@ impl Run<'_> {
                 std::mem::swap(&mut batch.residual, residual);
                 check_finite(residual, block)?;
                 let tokens = (residual.len() / graph.hidden) as u64;
-                self.context.progress.bytes(tokens.saturating_mul(work));
+                self.context.progress.tokens(tokens);
             }
             source.release();
             *layers_done += 1;
@@ -54,11 +52,6 @@ impl Run<'_> {
         }
         Ok(states)
     }
-}
-
-fn block_work(graph: &Graph, block: usize) -> u64 {
-    let linears = graph.blocks[block].stages.iter().flat_map(|s| &s.linears);
-    linears.map(|l| l.inputs as u64 * l.outputs as u64).sum()
 }
 
 fn check_finite(numbers: &[f32], block: usize) -> Result<()> {

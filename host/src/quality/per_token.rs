@@ -39,8 +39,13 @@ impl PerToken {
     pub fn create(path: &Path) -> Result<Self> {
         let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder);
-        let file = file.map_err(|error| Error::io("create a file in", folder, error))?;
+        let mut builder = tempfile::Builder::new();
+        // As any other file of the user's, not a secret.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder
+            .tempfile_in(folder)
+            .map_err(|error| Error::io("create a file in", folder, error))?;
         Ok(Self {
             path: path.to_owned(),
             file,

@@ -161,7 +161,7 @@ fn table(rows: &[Row]) -> Table {
             format!("{:.2}", row.bits_per_weight),
             format!("{:.4} ± {:.4}", row.perplexity, row.perplexity_error),
             or_nothing(format!(
-                "{:.5} ± {:.5}",
+                "{:.6} ± {:.6}",
                 row.kl_divergence, row.kl_divergence_error
             )),
             or_nothing(format!(

@@ -15,6 +15,19 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Its outermost dimension.
+    pub fn rows(&self) -> usize {
+        let rows = self.info["shape"][0].as_u64().expect("a dimension");
+        usize::try_from(rows).expect("a small dimension")
+    }
+
+    /// Drops all rows but the first ones.
+    pub fn keep_rows(&mut self, rows: usize) {
+        let bytes = self.bytes.len() / self.rows() * rows;
+        self.bytes.truncate(bytes);
+        self.info["shape"][0] = Value::from(rows);
+    }
+
     /// Replaces one number of a tensor in bfloat16, counted from its beginning.
     pub fn set_bf16(&mut self, index: usize, value: f32) {
         assert_eq!(self.info["dtype"], "BF16", "{}", self.name);

@@ -95,6 +95,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Describe a model
     Info(InfoArgs),
+    /// Compare quantized models with their original on the same text
+    Quality(QualityArgs),
     /// List and describe the installed plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -264,6 +266,34 @@ pub struct InfoArgs {
     pub tensors: bool,
 }
 
+/// Arguments of `quality`.
+#[derive(Debug, Args)]
+pub struct QualityArgs {
+    /// What was quantized: a local model folder, a file or folder that an installed plugin can
+    /// read, or a Hugging Face Hub id: org/name[/file][@revision]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub original: String,
+    /// What to compare with it; without any, only the original's perplexity is measured
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub quantized: Vec<String>,
+    /// Text to compare on: .txt, or .json and .jsonl with a list of strings or with "text"
+    /// fields [default: a built-in text]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub data: Option<PathBuf>,
+    /// Windows of the text [default: 64, or as many as there are]
+    #[arg(long, value_name = "N", value_parser = windows)]
+    pub windows: Option<usize>,
+    /// Tokens in a window [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = window_length)]
+    pub context: Option<usize>,
+    /// Write the log-probability of every token into this file, a JSON object a line
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub per_token: Option<PathBuf>,
+    /// Memory budget of the process, e.g. 8G [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+}
+
 /// The commands of `plugin`.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
@@ -326,6 +356,20 @@ fn sample_length(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 8..=1_048_576) => Ok(count),
         _ => Err("give a whole number from 8 to 1048576".into()),
+    }
+}
+
+fn windows(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_048_576) => Ok(count),
+        _ => Err("give a whole number from 1 to 1048576".into()),
+    }
+}
+
+fn window_length(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(length @ 2..=1_048_576) => Ok(length),
+        _ => Err("give a whole number from 2 to 1048576".into()),
     }
 }
 
@@ -424,6 +468,18 @@ mod tests {
     }
 
     #[test]
+    fn quality_takes_any_number_of_models() {
+        let parsed = |line: &str| match parse(line).unwrap().command {
+            Command::Quality(args) => args,
+            other => panic!("not quality: {other:?}"),
+        };
+        let args = parsed("quality o a b --windows 9 --context 128 --data t.txt --per-token p");
+        assert_eq!((args.original.as_str(), args.quantized.len()), ("o", 2));
+        assert_eq!((args.windows, args.context), (Some(9), Some(128)));
+        assert!(parsed("quality o").quantized.is_empty());
+    }
+
+    #[test]
     fn global_options_stand_anywhere() {
         let cli = parse("--threads 3 info m --format json --plugin-dir a --plugin-dir b").unwrap();
         assert_eq!(cli.global.threads, Some(3));
@@ -451,6 +507,9 @@ mod tests {
             "quantize m gguf -q Q4 --calibration-samples 4097",
             "quantize m gguf -q Q4 --calibration-length 7",
             "analyze",
+            "quality",
+            "quality m q --windows 0",
+            "quality m q --context 1",
             "analyze m --with-gram",
             "--threads 0 info m",
             "quantize m gguf -q Q4 --no-checkpoints --resume x",

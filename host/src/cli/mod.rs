@@ -12,6 +12,7 @@ mod man;
 mod plan_view;
 mod plugin;
 mod produce;
+mod quality;
 mod quantize;
 mod session;
 mod usage;
@@ -57,6 +58,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<()> {
         Command::Analyze(args) => analyze::run(context, args),
         Command::Convert(args) => convert::run(context, args),
         Command::Info(args) => info::run(context, args),
+        Command::Quality(args) => quality::run(context, args),
         Command::Plugin(command) => plugin::run(context, command),
         Command::Demo => demo::run(context),
         Command::Completions(args) => completions::run(args),

@@ -195,21 +195,42 @@ impl<'a> Session<'a> {
         target: &Target,
         rehearse: impl FnOnce(&mut SourceModel) -> Result<()>,
     ) -> Result<SourceModel> {
+        self.open_by(model, |path| self.open_at(path, target), rehearse)
+    }
+
+    /// Opens a model in a view; otherwise as [`open`](Self::open).
+    ///
+    /// # Errors
+    /// As that.
+    pub fn open_as(
+        &self,
+        model: &str,
+        view: ModelView,
+        rehearse: impl FnOnce(&mut SourceModel) -> Result<()>,
+    ) -> Result<SourceModel> {
+        self.open_by(model, |path| self.locate(path)?.open(view), rehearse)
+    }
+
+    fn open_by(
+        &self,
+        model: &str,
+        open: impl Fn(&str) -> Result<SourceModel>,
+        rehearse: impl FnOnce(&mut SourceModel) -> Result<()>,
+    ) -> Result<SourceModel> {
         let Some((hub, id)) = self.on_hub(model)? else {
-            return self.open_at(model, target);
+            return open(model);
         };
         let preview = hub.preview(&id)?;
         let path = match preview.is_whole() {
             true => preview.path().to_owned(),
             false => {
-                let (mut headers, _) =
-                    self.open_preview(&hub, preview, |path| self.open_at(path, target))?;
+                let (mut headers, _) = self.open_preview(&hub, preview, &open)?;
                 rehearse(&mut headers)?;
                 drop(headers);
                 hub.fetch(&id)?
             }
         };
-        self.open_at(text(&path)?, target)
+        open(text(&path)?)
     }
 
     /// Opens a model of which only the headers will be read: nothing else is

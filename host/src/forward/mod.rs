@@ -16,6 +16,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use batch::{Batch, scratch_bytes};
 pub use spent::Spent;
+pub(crate) use weights::try_hand_out;
 pub use weights::{BlockWeights, load_vector};
 
 use crate::error::{Error, Result};

@@ -216,7 +216,7 @@ fn mismatch(name: &str, what: &str) -> Error {
 
 /// [`hand_out`] of tasks that may fail; what is returned is the first error by number among
 /// those that were met.
-pub(super) fn try_hand_out<T: Send>(
+pub(crate) fn try_hand_out<T: Send>(
     threads: &Threads,
     items: Vec<T>,
     task: impl Fn(T) -> Result<()> + Sync,

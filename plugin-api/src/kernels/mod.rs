@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod convert;
+pub mod divergence;
 pub mod exp;
 pub mod float16;
 #[cfg(feature = "products")]

@@ -82,7 +82,7 @@ fn softmax_row<I: Isa>(isa: I, row: &mut [f32]) {
 }
 
 #[inline(always)]
-fn maximum<I: Isa>(isa: I, row: &[f32]) -> f32 {
+pub(super) fn maximum<I: Isa>(isa: I, row: &[f32]) -> f32 {
     let whole = row.len() - row.len() % I::LANES;
     let mut largest = load_part(isa, &row[whole..], f32::NEG_INFINITY);
     let mut i = 0;

@@ -87,7 +87,10 @@ struct Rounding {
 
 impl Visitor for Rounding {
     fn wanted(&self, _: Site) -> Wanted {
-        Wanted { gram: true, rows: 4 }
+        Wanted {
+            gram: true,
+            rows: 4,
+        }
     }
 
     fn visit(

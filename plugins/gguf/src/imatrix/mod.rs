@@ -183,9 +183,15 @@ pub fn record_measurement(
     }
 }
 
-/// A string as it fits in llama-quantize's buffer: C strings end at the first zero byte.
+/// A string as it fits in llama-quantize's buffer: C strings end at the first zero byte. Unlike
+/// there no character is cut in two, as GGUF's strings must be UTF-8 for readers in Python.
 fn recorded(text: &[u8]) -> Text {
     let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-    let text = text.get(..end.min(MAX_RECORDED)).unwrap_or(text);
-    Text::from(text)
+    let mut end = end.min(MAX_RECORDED);
+    if let Ok(text) = std::str::from_utf8(text) {
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+    }
+    Text::from(text.get(..end).unwrap_or(text))
 }

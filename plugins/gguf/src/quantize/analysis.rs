@@ -3,12 +3,12 @@
 use llm_quantize_plugin_api::{
     CalibrationPlan, CalibrationText, CalibrationUse, Container, EncodeCall, EncodeReport, Error,
     FileContent, FileView, Flow, FormatDescription, Grain, Inputs, Job, LevelInfo, Literal,
-    ModelDescription, OptionInfo, OptionType, OutputFile, Plan, PlanRequest, PlannedTensor,
-    Purpose, Result, Span, Unit,
+    OptionInfo, OptionType, OutputFile, Plan, PlanRequest, PlannedTensor, Purpose, Result, Span,
+    Unit,
 };
 
 use super::sites::{is_measured, site_of};
-use super::{FORMAT, from_gguf};
+use super::{from_gguf, is_native};
 use crate::families::{Family, map_model};
 use crate::imatrix::{
     EntrySize, Imatrix, ImatrixError, ImatrixLayout, Measured, MeasuredText, lay_out, statistics,
@@ -139,15 +139,6 @@ impl Targets {
             })
             .collect()
     }
-}
-
-/// Whether a model is a GGUF file seen as itself: the other view has a configuration.
-fn is_native(model: &ModelDescription) -> bool {
-    model.format == FORMAT
-        && model
-            .config
-            .as_object()
-            .is_none_or(serde_json::Map::is_empty)
 }
 
 /// A planned importance matrix.

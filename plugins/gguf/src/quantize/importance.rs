@@ -43,8 +43,7 @@ impl<'a> ImportanceSource<'a> {
         !matches!(self, Self::None)
     }
 
-    /// Why a tensor that cannot do without importance weights gets none; `needs` says which
-    /// level and type are meant.
+    /// Why a tensor that cannot do without importance weights at a level, as a type, gets none.
     pub fn lack(&self, level: &str, tensor: &str, ty: &str) -> Error {
         let message = match self {
             Self::None => format!(

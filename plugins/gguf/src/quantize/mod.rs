@@ -17,13 +17,14 @@ mod request;
 mod sites;
 mod verify;
 
+pub use analysis::ANALYSIS;
+
 use llm_quantize_plugin_api::{
-    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer,
-    Result,
+    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, LevelInfo, ModelDescription,
+    PlanRequest, Quantizer, Result,
 };
 
 use crate::levels::{LEVELS, Level};
-pub use analysis::ANALYSIS;
 use importance::ImportanceSource;
 use request::Wishes;
 
@@ -67,7 +68,7 @@ impl GgufQuantizer {
         let importance = ImportanceSource::of(inputs, request)?;
         let wishes = Wishes::from_request(request, importance.is_given())?;
         let model = inputs.model();
-        let draft = match model.format == FORMAT {
+        let draft = match is_native(model) {
             true => from_gguf::draft(inputs)?,
             false => from_hf::draft(inputs)?,
         };
@@ -105,6 +106,15 @@ fn level_info(level: &Level) -> LevelInfo {
         description: level.description.into(),
         bits_per_weight: level.bits_per_weight.into(),
     }
+}
+
+/// Whether a model is a GGUF file seen as itself: the other view has a configuration.
+fn is_native(model: &ModelDescription) -> bool {
+    let unconfigured = model
+        .config
+        .as_object()
+        .is_none_or(serde_json::Map::is_empty);
+    model.format == FORMAT && unconfigured
 }
 
 /// The level of this name or alias.

@@ -124,25 +124,3 @@ fn real_tokenizers_give_the_same_in_pieces() {
         }
     }
 }
-
-#[test]
-#[ignore]
-fn tmp_smol() {
-    let file = std::fs::read("/work/cache/peers-out/smol-hf/tokenizer.json").unwrap();
-    let tokenizer = Tokenizer::from_files(&file, None).unwrap();
-    let text = [
-        Corpus::calibration().documents,
-        Corpus::evaluation().documents,
-    ]
-    .concat()
-    .join("\n\n");
-    let run = |piece, overlap| {
-        tokenizer
-            .in_pieces(&text, usize::MAX, Sizes { piece, overlap })
-            .unwrap()
-    };
-    let whole = run(1 << 30, 1000);
-    for (piece, overlap) in [(5000, 1000), (65536, 4096), (256 << 10, 4096)] {
-        assert!(run(piece, overlap) == whole);
-    }
-}

@@ -218,6 +218,11 @@ impl Figures {
         let layers = self.layers_done.load(Relaxed);
         let fresh = done.saturating_sub(self.amount_before);
         let rate = fresh as f64 / elapsed.as_secs_f64().max(1e-3);
+        // A token is through when it passed all layers.
+        let shown = match self.unit {
+            WorkUnit::Bytes => rate,
+            WorkUnit::Tokens => rate / self.layers.max(1) as f64,
+        };
         let mut text = match self.layers {
             0 => format!("{} of {} · ", self.human(done), self.human(all)),
             all => format!("{layers}/{all} layers · "),
@@ -226,7 +231,7 @@ impl Figures {
         let _ = write!(
             text,
             "{}/s · {} elapsed",
-            self.human(rate as u64),
+            self.human(shown as u64),
             duration(elapsed)
         );
         if elapsed >= SETTLED && rate > 0.0 {
@@ -314,7 +319,7 @@ mod tests {
         let line = figures.line("Calibrating", Duration::from_secs(16), None);
         assert_eq!(
             line,
-            "Calibrating  50% 17/32 layers · 2000 tokens/s · 0:16 elapsed · 0:16 left"
+            "Calibrating  50% 17/32 layers · 62 tokens/s · 0:16 elapsed · 0:16 left"
         );
     }
 

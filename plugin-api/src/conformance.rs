@@ -4,8 +4,8 @@
 //! any library. It quantizes [`TestModel::tiny_llama`] to each level.
 
 use crate::interface::{
-    Converter, Error, ErrorKind, FileView, FormatDescription, Inputs, Job, ModelView, PlanRequest,
-    Quantizer, Reader, Result, guarded,
+    CalibrationText, CalibrationUse, Converter, Error, ErrorKind, FileView, FormatDescription,
+    Inputs, Job, ModelView, PlanRequest, Purpose, Quantizer, Reader, Result, guarded,
 };
 use crate::testing::{BuiltFile, TestModel, build, views};
 
@@ -20,8 +20,9 @@ pub struct Finding {
 
 /// Runs all checks. An empty list means that the plugin conforms.
 ///
-/// A level whose plan asks for calibration statistics is planned, not encoded. One that needs an
-/// importance matrix, in a format that takes attachments, may refuse to plan without it.
+/// A format that can make use of a calibration is checked with one, and without if it can do
+/// without; its statistics are made up. A level that needs an importance matrix, in a format that
+/// takes attachments, may refuse to plan without it.
 pub fn check(quantizer: Option<&dyn Quantizer>, converter: Option<&dyn Converter>) -> Vec<Finding> {
     check_reporting(quantizer, converter, &mut |_| ())
 }
@@ -125,28 +126,45 @@ impl Checker<'_> {
         let count = names.len();
         names.dedup();
         self.expect(names.len() == count, "two levels share a name or alias");
+        self.expect(
+            format.purpose != Purpose::Analysis || format.levels.len() == 1,
+            "an analysis has one level",
+        );
         self.requests(quantizer, format);
         for level in &format.levels {
-            self.begin(format!("{} {}", format.name, level.name));
-            self.level(quantizer, converter, format, &level.name);
+            let context = format!("{} {}", format.name, level.name);
+            if format.calibration != CalibrationUse::Always {
+                self.begin(context.clone());
+                self.level(quantizer, converter, format, &request(format, &level.name));
+            }
+            if format.calibration != CalibrationUse::Never {
+                self.begin(context + " with a calibration");
+                let calibrated = calibrated(request(format, &level.name));
+                self.level(quantizer, converter, format, &calibrated);
+            }
         }
     }
 
     fn requests(&mut self, quantizer: &dyn Quantizer, format: &FormatDescription) {
-        let model = TestModel::tiny_llama();
-        let request = PlanRequest {
-            format: format.name.clone(),
-            level: "no-such-level".into(),
-            ..PlanRequest::default()
+        let unknown = match format.calibration {
+            CalibrationUse::Always => calibrated(request(format, "no-such-level")),
+            _ => request(format, "no-such-level"),
         };
-        match guarded(|| quantizer.plan(&model, &request)) {
-            Ok(_) => self.expect(false, "an unknown level was accepted"),
+        self.invalid(quantizer, "an unknown level", &unknown);
+        if let (CalibrationUse::Always, [level, ..]) = (format.calibration, &format.levels[..]) {
+            let uncalibrated = request(format, &level.name);
+            self.invalid(quantizer, "a plan without a calibration", &uncalibrated);
+        }
+    }
+
+    /// A request that a plugin must refuse as the user's fault.
+    fn invalid(&mut self, quantizer: &dyn Quantizer, what: &str, request: &PlanRequest) {
+        let model = TestModel::tiny_llama();
+        match guarded(|| quantizer.plan(&model, request)) {
+            Ok(_) => self.expect(false, format!("{what} was accepted")),
             Err(error) => self.expect(
                 error.kind == ErrorKind::InvalidRequest,
-                format!(
-                    "an unknown level must be an invalid request, not {:?}",
-                    error.kind
-                ),
+                format!("{what} must be an invalid request, not {:?}", error.kind),
             ),
         }
     }
@@ -156,15 +174,10 @@ impl Checker<'_> {
         quantizer: &dyn Quantizer,
         converter: Option<&dyn Converter>,
         format: &FormatDescription,
-        level: &str,
+        request: &PlanRequest,
     ) {
         let model = TestModel::tiny_llama();
-        let request = PlanRequest {
-            format: format.name.clone(),
-            level: level.into(),
-            ..PlanRequest::default()
-        };
-        let plan = |quantizer: &dyn Quantizer| Ok(quantizer.plan(&model, &request)?.plan().clone());
+        let plan = |quantizer: &dyn Quantizer| Ok(quantizer.plan(&model, request)?.plan().clone());
         let first = guarded(|| plan(quantizer));
         if !format.attachments.is_empty() && first.as_ref().is_err_and(lacks_importance) {
             return;
@@ -184,14 +197,15 @@ impl Checker<'_> {
                 .all(|t| !t.name.is_empty() && !t.dtype.is_empty()),
             "a planned tensor has no name or type",
         );
-        if first.calibration.is_some() {
-            return;
-        }
+        self.expect(
+            first.calibration.is_none() || request.calibration.is_some(),
+            "the plan asks for a calibration, the request for none",
+        );
         let whole = self.ok("encode", || {
-            build(quantizer, &model, &request, u64::MAX, 0x00)
+            build(quantizer, &model, request, u64::MAX, 0x00)
         });
         let pieces = self.ok("encode in pieces", || {
-            build(quantizer, &model, &request, 1, 0xFF)
+            build(quantizer, &model, request, 1, 0xFF)
         });
         let (Some((job, whole)), Some((_, pieces))) = (whole, pieces) else {
             return;
@@ -201,7 +215,7 @@ impl Checker<'_> {
             "the bytes depend on how the rows are cut, or some are not written",
         );
         self.verification(&*job, &whole);
-        if let Some(converter) = converter {
+        if let (Purpose::Model, Some(converter)) = (format.purpose, converter) {
             self.reading(converter, &model, &whole);
         }
     }
@@ -297,6 +311,28 @@ impl Checker<'_> {
             });
         }
         self.refuses("no files at all", || converter.open(&[], ModelView::Native));
+    }
+}
+
+/// A request for a level, without a calibration.
+fn request(format: &FormatDescription, level: &str) -> PlanRequest {
+    PlanRequest {
+        format: format.name.clone(),
+        level: level.into(),
+        ..PlanRequest::default()
+    }
+}
+
+/// The same with a calibration.
+fn calibrated(request: PlanRequest) -> PlanRequest {
+    PlanRequest {
+        calibration: Some(CalibrationText {
+            dataset: "made-up.txt".into(),
+            samples: 1,
+            length: 1,
+            fingerprint: "0".into(),
+        }),
+        ..request
     }
 }
 

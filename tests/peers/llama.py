@@ -78,7 +78,17 @@ class _Batch(c.Structure):
     ]
 
 
+class _Tensor(c.Structure):
+    """The first members of ggml_tensor; the rest is reached through ggml's functions."""
+
+    _fields_ = [
+        ("type", c.c_int), ("buffer", c.c_void_p), ("ne", c.c_int64 * 4), ("nb", c.c_size_t * 4), ("op", c.c_int),
+        ("op_params", c.c_int32 * 16), ("flags", c.c_int32), ("src", c.c_void_p * 10),
+    ]
+
+
 _LOG_CALLBACK = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
+_EVAL_CALLBACK = c.CFUNCTYPE(c.c_bool, c.c_void_p, c.c_bool, c.c_void_p)
 
 
 class LlamaError(RuntimeError):
@@ -129,6 +139,12 @@ class _Library:
         ids = c.POINTER(i32)
         self._declare(self.base, "ggml_row_size", c.c_size_t, c.c_int, c.c_int64)
         self._declare(self.base, "ggml_quantize_chunk", c.c_size_t, c.c_int, p, p, c.c_int64, c.c_int64, c.c_int64, p)
+        self._declare(self.base, "ggml_get_name", text, p)
+        self._declare(self.base, "ggml_op_desc", text, p)
+        self._declare(self.base, "ggml_nelements", c.c_int64, p)
+        self._declare(self.base, "ggml_nbytes", c.c_size_t, p)
+        self._declare(self.base, "ggml_is_contiguous", c.c_bool, p)
+        self._declare(self.base, "ggml_backend_tensor_get", None, p, p, c.c_size_t, c.c_size_t)
         self._declare(self.ggml, "ggml_backend_load_all_from_path", None, text)
         for name, result, arguments in (
             ("llama_backend_init", None, ()),
@@ -252,14 +268,58 @@ def quantize_chunk(type_name, values, imatrix=None):
     return out
 
 
+class SquareSums:
+    """What llama-imatrix collects while a model runs: the squares of the inputs of each block's linear layers.
+
+    `sums` maps a tensor's name to float64 sums for each column, `counts` to the number of rows. An exception in the
+    callback cannot cross the library, so it is kept for `check`.
+    """
+
+    def __init__(self):
+        self.lib, self.sums, self.counts, self.error = library(), {}, {}, None
+        self.callback = _EVAL_CALLBACK(self._on_node)
+
+    def _on_node(self, node, ask, _data):
+        try:
+            base = self.lib.base
+            if base.ggml_op_desc(node) != b"MUL_MAT":
+                return False
+            weight, inputs = _Tensor.from_address(node).src[:2]
+            name = base.ggml_get_name(weight).decode()
+            if not name.startswith("blk."):
+                return False
+            if not ask:
+                self._add(name, inputs)
+            return True
+        except Exception as error:  # noqa: BLE001
+            self.error = self.error or error
+            return False
+
+    def _add(self, name, inputs):
+        base, tensor = self.lib.base, _Tensor.from_address(inputs)
+        elements = base.ggml_nelements(inputs)
+        if tensor.type != TYPES["F32"] or not base.ggml_is_contiguous(inputs) or np.prod(tensor.ne) != elements:
+            raise LlamaError(f"the inputs of {name} are not rows of float32, or ggml_tensor has another layout")
+        values = np.empty((elements // tensor.ne[0], tensor.ne[0]), np.float32)
+        base.ggml_backend_tensor_get(inputs, values.ctypes.data, 0, base.ggml_nbytes(inputs))
+        squares = np.square(values.astype(np.float64)).sum(axis=0)
+        self.sums[name] = self.sums.get(name, 0.0) + squares
+        self.counts[name] = self.counts.get(name, 0) + len(values)
+
+    def check(self):
+        if self.error:
+            raise LlamaError(f"collecting squares failed: {self.error}") from self.error
+
+
 class Model:
     """A model file loaded by libllama; the file may be the first of several shards.
 
     The context keeps keys and values in float32 and runs plain attention, to stay close to a float32 reference.
+    A collector of SquareSums sees every product.
     """
 
-    def __init__(self, path, n_ctx=1024, nthread=0):
-        self.lib, self.n_ctx, self.context = library(), n_ctx, None
+    def __init__(self, path, n_ctx=1024, nthread=0, collector=None):
+        self.lib, self.n_ctx, self.context, self.collector = library(), n_ctx, None, collector
         api = self.lib.llama
         self.lib.log.clear()
         params = api.llama_model_default_params()
@@ -353,6 +413,8 @@ class Model:
         params.n_threads = params.n_threads_batch = self.nthread
         params.flash_attn_type = 0
         params.type_k = params.type_v = TYPES["F32"]
+        if self.collector:
+            params.cb_eval = c.cast(self.collector.callback, c.c_void_p)
         self.context = self.lib.llama.llama_init_from_model(self.model, params)
         if not self.context:
             raise LlamaError(f"llama_init_from_model failed:\n{self.lib.tail()}")

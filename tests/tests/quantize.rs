@@ -347,7 +347,7 @@ fn levels_of_very_few_bits_need_an_importance_matrix() {
             error["suggestion"]
                 .as_str()
                 .unwrap()
-                .contains("llama-imatrix")
+                .contains("llm-quantize analyze")
         );
     }
     // With other types for what needs one, nothing does.

@@ -59,7 +59,7 @@ fn every_seed_and_changes_to_it_are_read_or_refused() {
 fn change((name, read): Target, bytes: &[u8]) {
     for number in 0..CHANGES {
         let mut random = Random::new(number);
-        let text = matches!(name, "index" | "tokenizer" | "config");
+        let text = matches!(name, "index" | "tokenizer" | "config" | "corpus");
         let changed = match text && number % 2 == 0 {
             true => mutate::json(bytes, &mut random),
             false => mutate::bytes(bytes, &mut random),

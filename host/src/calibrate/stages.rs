@@ -158,3 +158,6 @@ impl Stop {
         Ok(self.inputs)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 mod attention;
 mod batch;
 mod heads;
+mod spent;
 mod weights;
 
 use llm_quantize_plugin_api::kernels::product::{self, Before};
@@ -14,6 +15,7 @@ use llm_quantize_plugin_api::kernels::{Parallel, activation, hand_out, norm};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use batch::{Batch, scratch_bytes};
+pub use spent::Spent;
 pub(crate) use weights::try_hand_out;
 pub use weights::{BlockWeights, load_vector};
 
@@ -23,6 +25,7 @@ use crate::job::Threads;
 use crate::source::SourceModel;
 use attention::Scores;
 use heads::Angles;
+use spent::{Clock, Work};
 use weights::StageWeights;
 
 /// Rows of a task of the row kernels.
@@ -34,6 +37,7 @@ pub struct Forward<'a> {
     threads: &'a Threads,
     angles: Angles,
     scores: Scores,
+    clock: Clock,
 }
 
 impl<'a> Forward<'a> {
@@ -44,6 +48,7 @@ impl<'a> Forward<'a> {
             threads,
             angles: Angles::new(&graph.rotary, length),
             scores: Scores::default(),
+            clock: Clock::default(),
         }
     }
 
@@ -94,12 +99,16 @@ impl<'a> Forward<'a> {
         match then {
             Then::Attention(attention) => {
                 self.apply(stage, batch);
-                heads::prepare(self, attention, stage, batch);
-                attention::attend(self, attention, batch);
+                self.clock
+                    .time(Work::Rest, || heads::prepare(self, attention, stage, batch));
+                self.clock.time(Work::Attention, || {
+                    attention::attend(self, attention, batch)
+                });
             }
             Then::Gate(activation) => {
                 self.apply(stage, batch);
-                self.gate(*activation, batch);
+                self.clock
+                    .time(Work::Rest, || self.gate(*activation, batch));
             }
             Then::AddAndNorm(_) => {
                 self.add(stage, batch);
@@ -107,6 +116,12 @@ impl<'a> Forward<'a> {
             }
             Then::Add => self.add(stage, batch),
         }
+    }
+
+    /// Where the time went that stages took so far.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        self.clock.spent()
     }
 
     /// The norm before the output head, in place, on rows of `hidden`.
@@ -134,14 +149,17 @@ impl<'a> Forward<'a> {
 
     fn linear(&self, stage: &StageWeights, input: &[f32], before: Before, output: &mut [f32]) {
         let tokens = input.len() / stage.inputs;
-        product::linear(
-            self.threads,
-            matrix(input, tokens, stage.inputs),
-            matrix(&stage.weight, stage.outputs, stage.inputs),
-            stage.bias.as_deref(),
-            before,
-            matrix_mut(output, tokens, stage.outputs),
-        );
+        let product = || {
+            product::linear(
+                self.threads,
+                matrix(input, tokens, stage.inputs),
+                matrix(&stage.weight, stage.outputs, stage.inputs),
+                stage.bias.as_deref(),
+                before,
+                matrix_mut(output, tokens, stage.outputs),
+            );
+        };
+        self.clock.time(Work::Linear, product);
     }
 
     /// `input` = norm of the rows of the residual stream.
@@ -149,8 +167,10 @@ impl<'a> Forward<'a> {
         input.resize(residual.len(), 0.0);
         let part = ROWS * self.graph.hidden;
         let work = residual.chunks(part).zip(input.chunks_mut(part));
-        hand_out(self.threads, work.collect(), |_, (residual, input)| {
-            norm::rms_norm(residual, weight, self.graph.norm_epsilon, input);
+        self.clock.time(Work::Rest, || {
+            hand_out(self.threads, work.collect(), |_, (residual, input)| {
+                norm::rms_norm(residual, weight, self.graph.norm_epsilon, input);
+            });
         });
     }
 
@@ -203,3 +223,6 @@ fn matrix_mut(numbers: &mut [f32], rows: usize, columns: usize) -> ArrayViewMut2
         Err(error) => panic!("{count} numbers are no {rows} × {columns}: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

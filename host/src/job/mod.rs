@@ -70,3 +70,5 @@ pub struct Outcome {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wave_tests;

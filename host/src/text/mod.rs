@@ -8,6 +8,7 @@ mod built_in;
 mod corpus;
 mod documents;
 mod sample;
+mod seams;
 mod stream;
 #[cfg(test)]
 mod testing;

@@ -4,21 +4,20 @@ use super::sample::shuffled;
 use super::{Choice, Corpus, Tokenizer};
 use crate::error::{Error, Result};
 
-/// Where a corpus is too large to be tokenized as a whole.
+/// Where a corpus is too large for a sample of all of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Bytes of a corpus whose documents are tokenized as wholes, by which the tokens are the
-    /// same as in other programs.
+    /// Bytes of a corpus of which all is tokenized.
     whole: usize,
-    /// Bytes of the pieces that a larger corpus is tokenized in.
+    /// Bytes of the pieces that are drawn from a larger one.
     piece: usize,
-    /// A sample of a larger corpus is drawn from so many times the tokens that it needs.
+    /// The sample is drawn from so many times the tokens that it needs.
     choice: usize,
 }
 
-/// 16 MiB take some seconds and some hundred megabytes of memory.
+/// 8 MiB take some seconds.
 pub(super) const LIMITS: Limits = Limits {
-    whole: 16 << 20,
+    whole: 8 << 20,
     piece: 256 << 10,
     choice: 4,
 };
@@ -32,7 +31,7 @@ pub(super) struct Stream<'a> {
     pub limits: Limits,
 }
 
-/// A document or a piece of it.
+/// A piece of a document.
 struct Piece<'a> {
     document: usize,
     text: &'a str,
@@ -42,28 +41,27 @@ impl Stream<'_> {
     /// Tokens of the corpus, in its order. Between documents stands the tokenizer's end of text,
     /// if it has one.
     ///
-    /// For the first windows reading stops when there are `needed` tokens. Large corpora are
-    /// read in pieces that end with a line; for a sample of one, pieces are drawn until they
-    /// have enough bytes and tokens to choose from.
+    /// For the first windows reading stops when there are `needed` tokens. For a sample of a large
+    /// corpus pieces that end with a line are drawn until they have enough bytes and tokens to
+    /// choose from.
     ///
     /// # Errors
     /// Those of the tokenizer, and if a token is none of the model's.
     pub fn tokens(&self, needed: usize, choice: Choice) -> Result<Vec<u32>> {
         let bytes = self.corpus.documents.iter().map(String::len);
         let small = bytes.fold(0, usize::saturating_add) <= self.limits.whole;
-        let pieces = self.pieces(if small { usize::MAX } else { self.limits.piece });
         match choice {
-            Choice::First => self.joined(&pieces, needed),
-            Choice::Sampled { .. } if small => self.joined(&pieces, usize::MAX),
-            Choice::Sampled { seed } => self.drawn(&pieces, needed, seed),
+            Choice::First => self.first(needed),
+            Choice::Sampled { .. } if small => self.first(usize::MAX),
+            Choice::Sampled { seed } => self.drawn(needed, seed),
         }
     }
 
-    fn pieces(&self, limit: usize) -> Vec<Piece<'_>> {
+    fn pieces(&self) -> Vec<Piece<'_>> {
         let mut pieces = Vec::new();
         for (document, mut rest) in self.corpus.documents.iter().map(String::as_str).enumerate() {
             while !rest.is_empty() {
-                let (text, after) = rest.split_at(piece_end(rest, limit));
+                let (text, after) = rest.split_at(piece_end(rest, self.limits.piece));
                 pieces.push(Piece { document, text });
                 rest = after;
             }
@@ -71,24 +69,27 @@ impl Stream<'_> {
         pieces
     }
 
-    /// The first pieces that have `needed` tokens together.
-    fn joined(&self, pieces: &[Piece<'_>], needed: usize) -> Result<Vec<u32>> {
+    /// Documents as wholes, from the first, until they have `needed` tokens.
+    fn first(&self, needed: usize) -> Result<Vec<u32>> {
         let mut joined = Joined::default();
-        for piece in pieces {
-            joined.push(self, piece, self.encode(piece)?);
-            if joined.tokens.len() >= needed {
+        for (document, text) in self.corpus.documents.iter().enumerate() {
+            let missing = needed.saturating_sub(joined.tokens.len());
+            if missing == 0 {
                 break;
             }
+            let tokens = self.encode(text, missing)?;
+            joined.push(self, document, tokens);
         }
         Ok(joined.tokens)
     }
 
     /// Pieces that are drawn until there are enough, in the order of the text.
-    fn drawn(&self, pieces: &[Piece<'_>], needed: usize, seed: u64) -> Result<Vec<u32>> {
+    fn drawn(&self, needed: usize, seed: u64) -> Result<Vec<u32>> {
+        let pieces = self.pieces();
         let wanted = needed.saturating_mul(self.limits.choice);
         let (mut drawn, mut bytes, mut count) = (Vec::new(), 0, 0);
         for index in shuffled(pieces.len(), seed) {
-            let tokens = self.encode(&pieces[index])?;
+            let tokens = self.encode(pieces[index].text, usize::MAX)?;
             bytes += pieces[index].text.len();
             count += tokens.len();
             drawn.push((index, tokens));
@@ -99,19 +100,19 @@ impl Stream<'_> {
         drawn.sort_unstable_by_key(|&(index, _)| index);
         let mut joined = Joined::default();
         for (index, tokens) in drawn {
-            joined.push(self, &pieces[index], tokens);
+            joined.push(self, pieces[index].document, tokens);
         }
         Ok(joined.tokens)
     }
 
-    fn encode(&self, piece: &Piece<'_>) -> Result<Vec<u32>> {
-        let tokens = self.tokenizer.encode(piece.text)?;
+    fn encode(&self, text: &str, needed: usize) -> Result<Vec<u32>> {
+        let tokens = self.tokenizer.encode_until(text, needed)?;
         check_tokens(&tokens, self.vocabulary)?;
         Ok(tokens)
     }
 }
 
-/// Pieces one after the other.
+/// Tokens of documents one after the other.
 #[derive(Default)]
 struct Joined {
     tokens: Vec<u32>,
@@ -119,11 +120,11 @@ struct Joined {
 }
 
 impl Joined {
-    fn push(&mut self, stream: &Stream<'_>, piece: &Piece<'_>, tokens: Vec<u32>) {
-        if self.last.is_some_and(|last| last != piece.document) {
+    fn push(&mut self, stream: &Stream<'_>, document: usize, tokens: Vec<u32>) {
+        if self.last.is_some_and(|last| last != document) {
             self.tokens.extend(stream.tokenizer.end_of_text());
         }
-        self.last = Some(piece.document);
+        self.last = Some(document);
         self.tokens.extend(tokens);
     }
 }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llm_quantize_plugin_api::{Inputs, json};
 use serde_json::Value;
 
+use super::seams::{self, Sizes, Token};
 use crate::error::{Error, Result};
 use crate::source::SourceModel;
 
@@ -84,10 +85,24 @@ impl Tokenizer {
     /// # Errors
     /// [`Validation`](crate::ExitCode::Validation) if the `tokenizers` crate fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.run(text, false)
+        self.encode_until(text, usize::MAX)
     }
 
-    fn run(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+    /// At least the first `needed` tokens of a text, or all if there are fewer.
+    pub(super) fn encode_until(&self, text: &str, needed: usize) -> Result<Vec<u32>> {
+        self.in_pieces(text, needed, Sizes::default())
+    }
+
+    pub(super) fn in_pieces(&self, text: &str, needed: usize, sizes: Sizes) -> Result<Vec<u32>> {
+        seams::tokens(text, needed, sizes, |piece| {
+            let encoding = guarded(|| self.inner.encode(piece, false))?;
+            let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+            let tokens = tokens.map(|(&id, &(start, end))| Token { id, start, end });
+            Ok(tokens.collect())
+        })
+    }
+
+    fn short(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, special))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -96,7 +111,7 @@ impl Tokenizer {
     /// `add_bos_token` in tokenizer_config.json counts too: transformers does so for models
     /// of DeepSeek, among others.
     fn find_start(&self, settings: &Value) -> Result<Vec<u32>> {
-        let (plain, all) = (self.run("text", false)?, self.run("text", true)?);
+        let (plain, all) = (self.short("text", false)?, self.short("text", true)?);
         let found = all.windows(plain.len().max(1)).position(|ids| ids == plain);
         let start = &all[..found.unwrap_or(0)];
         if start.is_empty() && settings.get("add_bos_token") == Some(&Value::Bool(true)) {

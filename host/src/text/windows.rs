@@ -74,8 +74,9 @@ impl Windows {
 /// around texts. Documents form one stream, with the tokenizer's end of text between them if
 /// tokenizer_config.json names it (`eos_token`). The stream is cut from its beginning into pieces
 /// that do not overlap, what remains at the end is dropped, and every window is the tokenizer's
-/// [`start`](Tokenizer::start) followed by a piece. Of a corpus of more than 16 MiB only as much
-/// is read as is needed (see `stream.rs`).
+/// [`start`](Tokenizer::start) followed by a piece. No more is read than is needed for the first
+/// windows. Of a corpus of more than 8 MiB only a part, drawn with the same seed, is tokenized
+/// for a sample.
 ///
 /// # Errors
 /// [`InvalidArguments`](crate::ExitCode::InvalidArguments) if `length` is less than 2 or has no

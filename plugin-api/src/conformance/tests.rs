@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::interface::{
-    EncodeCall, EncodeReport, FileContent, Inputs, LevelInfo, OutputFile, Plan, Span, Unit,
-    UnitInput,
+    CalibrationPlan, EncodeCall, EncodeReport, FileContent, Flow, Grain, Inputs, LevelInfo,
+    OutputFile, Plan, Span, Statistic, StatisticRequest, Unit, UnitInput,
 };
 
 /// Copies every tensor's bytes; `fault` says what it does wrong.
@@ -19,7 +19,17 @@ impl Quantizer for Faulty {
             name: if self.0 == "name" { "Upper" } else { "copy" }.into(),
             levels: match self.0 {
                 "levels" => vec![level("A"), level("a")],
+                "analysis" => vec![level("A"), level("B")],
                 _ => vec![level("A")],
+            },
+            calibration: match self.0 {
+                "measures" | "statistic" | "site" | "asks anyway" => CalibrationUse::Optional,
+                "always" => CalibrationUse::Always,
+                _ => CalibrationUse::Never,
+            },
+            purpose: match self.0 {
+                "analysis" => Purpose::Analysis,
+                _ => Purpose::Model,
             },
             attachments: match self.0 {
                 "needs a matrix" => vec!["imatrix".into()],
@@ -41,7 +51,21 @@ impl Quantizer for Faulty {
         }
         let tensor = &inputs.model().tensors[0];
         let len = tensor.bytes;
+        let measures = request.calibration.is_some() || self.0 == "asks anyway";
+        let request = |statistic| StatisticRequest {
+            site: if self.0 == "site" {
+                "nowhere"
+            } else {
+                &tensor.name
+            }
+            .into(),
+            statistic,
+        };
         let plan = Plan {
+            calibration: measures.then_some(CalibrationPlan {
+                grain: Grain::Stage,
+                flow: Flow::Original,
+            }),
             files: vec![OutputFile {
                 name: "out".into(),
                 size: len - u64::from(self.0 == "size"),
@@ -55,6 +79,10 @@ impl Quantizer for Faulty {
                     offset: 0,
                     len,
                 }],
+                statistics: match measures {
+                    true => vec![request(Statistic::Gram), request(Statistic::TokenCount)],
+                    false => Vec::new(),
+                },
                 ..Unit::default()
             }],
             ..Plan::default()
@@ -81,6 +109,13 @@ impl Job for CopyJob {
     }
 
     fn encode(&self, call: EncodeCall<'_>) -> Result<EncodeReport> {
+        if let [gram, count] = call.statistics {
+            let sound = gram.data.len() == gram.cols * gram.cols && gram.data[..2] == [1.0, 0.0];
+            assert!(sound && gram.cols == call.inputs[0].cols() && count.data == [1.0]);
+            if self.fault == "statistic" {
+                return Err(crate::Error::internal("does not like it"));
+            }
+        }
         let skip = usize::from(self.fault == "unwritten");
         call.outputs[0][skip..].copy_from_slice(&call.inputs[0].bytes()[skip..]);
         Ok(EncodeReport::default())
@@ -112,6 +147,7 @@ fn problems(fault: &'static str) -> String {
 fn a_sound_plugin_has_no_findings() {
     assert_eq!(problems(""), "");
     assert_eq!(problems("needs a matrix"), "");
+    assert_eq!(problems("measures"), "");
 }
 
 #[test]
@@ -125,6 +161,11 @@ fn each_fault_is_found() {
         ("size", "outside"),
         ("unwritten", "not written"),
         ("verify", "truncated output was accepted"),
+        ("statistic", "does not like it"),
+        ("site", "statistics of \"nowhere\", which the model lacks"),
+        ("asks anyway", "the request for none"),
+        ("always", "a plan without a calibration was accepted"),
+        ("analysis", "an analysis has one level"),
     ] {
         let found = problems(fault);
         assert!(found.contains(problem), "{fault}: {found}");

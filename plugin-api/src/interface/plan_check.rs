@@ -12,7 +12,7 @@ use super::{Error, FileContent, Job, ModelDescription, Plan, Result, Span, Unit}
 /// # Errors
 /// The first inconsistency: a bad file name, a span outside its file, two spans
 /// that overlap, a literal whose bytes have another length, an input that does not
-/// exist, a row split that does not divide.
+/// exist, a row split that does not divide, statistics that no calibration gathers.
 pub fn check_plan(job: &dyn Job, model: &ModelDescription) -> Result<()> {
     let plan = job.plan();
     check_files(plan, model)?;
@@ -27,6 +27,12 @@ pub fn check_plan(job: &dyn Job, model: &ModelDescription) -> Result<()> {
     }
     for unit in &plan.units {
         check_unit(unit, model)?;
+        if plan.calibration.is_none() && !unit.statistics.is_empty() {
+            return Err(Error::internal(format!(
+                "unit \"{}\": asks for statistics, but the plan for no calibration",
+                unit.label
+            )));
+        }
     }
     check_spans(plan)
 }
@@ -150,7 +156,8 @@ fn check_spans(plan: &Plan) -> Result<()> {
 mod tests {
     use super::*;
     use crate::interface::{
-        EncodeCall, EncodeReport, FileView, Literal, OutputFile, RowSplit, TensorInfo, UnitInput,
+        CalibrationPlan, EncodeCall, EncodeReport, FileView, Flow, Grain, Literal, OutputFile,
+        RowSplit, Statistic, StatisticRequest, TensorInfo, UnitInput,
     };
 
     struct Fixed(Plan);
@@ -221,6 +228,28 @@ mod tests {
     #[test]
     fn a_sound_plan_passes() {
         check_plan(&Fixed(plan()), &model()).unwrap();
+    }
+
+    /// Makes the plan's unit ask for a statistic, and for no tensor.
+    fn measure(plan: &mut Plan) {
+        plan.units[0].inputs.clear();
+        plan.units[0].split = None;
+        plan.units[0].statistics = vec![StatisticRequest {
+            site: "w".into(),
+            statistic: Statistic::SquareSum,
+        }];
+    }
+
+    #[test]
+    fn a_unit_may_have_statistics_in_place_of_inputs() {
+        let mut measuring = plan();
+        measure(&mut measuring);
+        measuring.calibration = Some(CalibrationPlan {
+            grain: Grain::Block,
+            flow: Flow::Original,
+        });
+        check_plan(&Fixed(measuring), &model()).unwrap();
+        refuse(measure, "no calibration");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::TestModel;
+use super::statistics::MadeUp;
 use crate::interface::{
     ElementType, EncodeCall, Error, FileContent, FileView, Inputs, Job, Plan, PlanRequest,
     Quantizer, Result, TensorView, Unit, check_plan,
@@ -30,7 +31,8 @@ pub fn views(files: &[BuiltFile]) -> Vec<FileView<'_>> {
 
 /// Plans and encodes a test model. Split units are cut into pieces of
 /// `steps_per_piece` steps; whatever that is, the bytes must be the same. Bytes that
-/// nothing writes keep the value `fill` inside spans and are zero elsewhere.
+/// nothing writes keep the value `fill` inside spans and are zero elsewhere. Units that ask for
+/// calibration statistics get made-up ones ([`TestModel::set_statistic`]).
 ///
 /// # Errors
 /// The plan's, a check of the plan, or the first failing unit's.
@@ -110,11 +112,13 @@ fn encode(
         .map(|span| vec![fill; part_of(unit, span.len, &rows).1 as usize])
         .collect();
     let mut outputs: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    let statistics = model.statistics_of(unit)?;
+    let statistics: Vec<_> = statistics.iter().map(MadeUp::view).collect();
     job.encode(EncodeCall {
         unit: index,
         rows: rows.clone(),
         inputs: &inputs,
-        statistics: &[],
+        statistics: &statistics,
         outputs: &mut outputs,
     })?;
     for (span, buffer) in unit.outputs.iter().zip(&buffers) {

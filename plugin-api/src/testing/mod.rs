@@ -2,6 +2,7 @@
 
 mod build;
 mod model;
+mod statistics;
 
 pub use build::{BuiltFile, build, views};
 pub use model::TestModel;

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use half::bf16;
 use serde_json::{Value, json};
 
-use crate::interface::{FileView, Inputs, ModelDescription, Result, TensorInfo};
+use super::statistics::MadeUp;
+use crate::interface::{
+    FileView, Inputs, ModelDescription, Reader, Result, StatisticRequest, TensorInfo,
+};
 
 /// A model in memory.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +17,7 @@ pub struct TestModel {
     tensors: Vec<Vec<u8>>,
     files: BTreeMap<String, Vec<u8>>,
     attachments: BTreeMap<String, Vec<u8>>,
+    pub(super) statistics: Vec<(StatisticRequest, MadeUp)>,
 }
 
 const HIDDEN: u64 = 256;
@@ -44,6 +48,31 @@ impl TestModel {
                 .into_bytes(),
         );
         model
+    }
+
+    /// The model that a reader presents, with the tensors' stored bytes as far as the reader
+    /// gives them, and its files.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn of_reader(reader: &dyn Reader, files: &[FileView<'_>]) -> Result<Self> {
+        let mut model = Self {
+            description: reader.model().clone(),
+            ..Self::default()
+        };
+        for index in 0..model.description.tensors.len() {
+            let stored = reader.stored(index).and_then(|(file, range)| {
+                let bytes = files.get(file)?.bytes;
+                bytes.get(range.start as usize..range.end as usize)
+            });
+            model.tensors.push(stored.unwrap_or_default().to_vec());
+        }
+        for name in &reader.model().files {
+            if let Some(bytes) = reader.file(files, name)? {
+                model.files.insert(name.clone(), bytes);
+            }
+        }
+        Ok(model)
     }
 
     /// Adds a file beside the tensors.

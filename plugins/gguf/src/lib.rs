@@ -23,7 +23,7 @@ mod tokenizer_values;
 
 llm_quantize_plugin_api::export_plugin! {
     id: "gguf",
-    formats: ["gguf"],
+    formats: ["gguf", "imatrix"],
     description: "GGUF, the format of llama.cpp, Ollama and LM Studio",
     quantizer: quantize::GgufQuantizer::new,
     converter: read::GgufConverter::new,

@@ -16,9 +16,10 @@ pub mod seeds;
 pub mod tiny;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use inputs::{MemoryModel, plan};
-use llm_quantize::source;
+use llm_quantize::{source, text};
 use llm_quantize_gguf::imatrix::Imatrix;
 use llm_quantize_gguf::read::GgufConverter;
 use llm_quantize_gguf::tokenizer::{self, GgufTokenizer, ToHfOptions};
@@ -28,7 +29,7 @@ use llm_quantize_plugin_api::{Converter, FileView, Host, InlineHost, ModelView, 
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers. The names are those of the fuzz targets and of the folders of seeds.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("safetensors", safetensors),
     ("index", index),
     ("gguf", gguf),
@@ -36,6 +37,7 @@ pub const TARGETS: [Target; 7] = [
     ("tokenizer", tokenizer),
     ("config", config),
     ("plugin_metadata", plugin_metadata),
+    ("corpus", corpus),
 ];
 
 /// Tensors of a model that are looked at.
@@ -210,6 +212,18 @@ pub fn plugin_metadata(data: &[u8]) {
     if let Ok(found) = metadata::read(data) {
         for name in found.formats.iter().chain([&found.id]) {
             assert!(!name.contains(['/', '\\', '\0']), "{name:?}");
+        }
+    }
+}
+
+/// Text of the user's, in every form: whatever is found has something to read in it.
+pub fn corpus(data: &[u8]) {
+    for name in ["a.txt", "a.json", "a.jsonl"] {
+        let name = Path::new(name);
+        let kind = text::Kind::of(name).expect("a known extension");
+        if let Ok(found) = text::documents(kind, data.to_vec(), name) {
+            assert!(!found.is_empty());
+            assert!(found.iter().all(|document| !document.trim().is_empty()));
         }
     }
 }

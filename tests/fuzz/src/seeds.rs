@@ -20,6 +20,7 @@ pub fn all() -> Vec<Seed> {
         tokenizer(),
         config(),
         plugins(),
+        corpora(),
     ]
     .concat()
 }
@@ -260,6 +261,20 @@ fn config() -> Vec<Seed> {
         .into_iter()
         .chain([("config", "card", card)])
         .collect()
+}
+
+fn corpora() -> Vec<Seed> {
+    let lines = "\u{feff}{\"text\": \"one\", \"id\": [1, {}]}\r\n\n\"t\\u0077o \u{1F600}\"\n";
+    [
+        ("list", r#"["one", {"id": 1, "text": "two\n"}, ""]"#),
+        (
+            "object",
+            r#"{"source": null, "text": ["one", "\ud83d\ude00"]}"#,
+        ),
+        ("lines", lines),
+    ]
+    .map(|(name, text)| ("corpus", name, text.as_bytes().to_vec()))
+    .to_vec()
 }
 
 fn plugins() -> Vec<Seed> {

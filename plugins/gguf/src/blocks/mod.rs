@@ -193,6 +193,12 @@ impl BlockType {
         layout.block_bytes as f64 * 8.0 / layout.block_weights as f64
     }
 
+    /// Whether rows are encoded differently with importance weights.
+    pub fn takes_importance(self) -> bool {
+        use BlockType::{BF16, F16, F32, MXFP4, Q8_0, TQ1_0, TQ2_0};
+        !matches!(self, F32 | F16 | BF16 | Q8_0 | TQ1_0 | TQ2_0 | MXFP4)
+    }
+
     /// The supported names, for messages.
     pub(crate) fn names() -> String {
         let names: Vec<_> = Self::all().map(Self::name).collect();
@@ -210,8 +216,7 @@ impl fmt::Display for BlockType {
 ///
 /// `row` holds whole blocks, `out` exactly [`BlockType::row_bytes`] of it.
 /// `importance` weighs the squared error of each column and has the row's
-/// length; with it ggml uses other searches for all but F32, F16, BF16, Q8_0,
-/// TQ1_0, TQ2_0 and MXFP4, which ignore it.
+/// length; types that do not [take it](BlockType::takes_importance) ignore it.
 ///
 /// Weights of huge magnitude can overflow a half-precision scale, as in ggml;
 /// [`validate_rows`] finds such rows.

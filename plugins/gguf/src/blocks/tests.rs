@@ -50,6 +50,21 @@ fn row_bytes_are_whole_blocks_and_checked() {
 }
 
 #[test]
+fn importance_changes_the_types_that_take_it() {
+    let row: Vec<f32> = (0..256).map(|i| (i as f32 * 0.37).sin() * 1.3).collect();
+    let importance: Vec<f32> = (0..256).map(|i| (i * i % 97) as f32).collect();
+    for ty in BlockType::all() {
+        let encoded = |importance: Option<&[f32]>| {
+            let mut out = vec![0; ty.row_bytes(row.len()).unwrap()];
+            encode_row(ty, &row, importance, &mut out).unwrap();
+            out
+        };
+        let differs = encoded(None) != encoded(Some(&importance));
+        assert_eq!(differs, ty.takes_importance(), "{ty}");
+    }
+}
+
+#[test]
 fn lengths_must_fit() {
     let ty = BlockType::Q8_0;
     let mut out = [0; 34];

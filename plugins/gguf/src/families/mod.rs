@@ -190,6 +190,14 @@ impl Family {
         })
     }
 
+    /// The Hugging Face name of the tensor that GGUF calls so; `None` if the family has none.
+    #[must_use]
+    pub fn hf_name(&self, gguf: &str) -> Option<String> {
+        self.rules().find_map(|(_, rule)| {
+            rules::fit(rule.gguf, gguf).map(|layer| rule.hf_name(layer.unwrap_or(0)))
+        })
+    }
+
     /// All tensor rules with the condition of their group.
     pub fn rules(&self) -> impl Iterator<Item = (rules::Presence, &'static TensorRule)> {
         let groups = self.tensors.iter();
@@ -204,4 +212,26 @@ fn unknown(message: &str) -> Error {
         .collect();
     Error::unsupported(format!("{message} by the GGUF plugin"))
         .suggest(format!("supported architectures: {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_of_one_architecture_agree_on_names() {
+        for family in FAMILIES {
+            let read_as = Family::for_gguf(family.gguf, false).unwrap();
+            for (_, rule) in family.rules() {
+                let name = rule.gguf_name(7);
+                assert_eq!(read_as.hf_name(&name), Some(rule.hf_name(7)), "{name}");
+            }
+        }
+        let query = llama::LLAMA.hf_name("blk.11.attn_q.weight");
+        assert_eq!(
+            query.as_deref(),
+            Some("model.layers.11.self_attn.q_proj.weight")
+        );
+        assert_eq!(llama::LLAMA.hf_name("blk.0.ffn_gate_exps.weight"), None);
+    }
 }

@@ -12,7 +12,7 @@ pub enum ImatrixError {
     #[error("the importance matrix: {0}")]
     Metadata(#[from] MetadataError),
     #[error(
-        "this GGUF file is of type \"{kind}\", not an importance matrix; make one with llama-imatrix"
+        "this GGUF file is of type \"{kind}\", not an importance matrix; make one with `llm-quantize analyze`"
     )]
     NotImatrix { kind: String },
     #[error(

@@ -1,6 +1,7 @@
 //! The GGUF layout: for each tensor `<name>.in_sum2`, the sums of squared inputs [columns,
 //! experts], and `<name>.counts`, how many rows were summed [1, experts].
 
+use super::measured::to_weights;
 use super::{Entry, Imatrix, ImatrixError, Layout};
 use crate::container::{Gguf, StringArray, TensorInfo, Text};
 use indexmap::IndexMap;
@@ -85,14 +86,7 @@ fn entry(file: &[u8], name: &str, pair: &Pair<'_>) -> Result<Entry, ImatrixError
                 value,
             });
         }
-        // Counts are whole numbers stored as floats.
-        let count = count.round();
-        if count > 0.0 {
-            row.iter_mut().for_each(|sum| *sum /= count);
-        } else {
-            row.fill(1.0);
-            unseen += 1;
-        }
+        unseen += usize::from(!to_weights(row, count));
     }
     Ok(Entry {
         weights,

@@ -2,17 +2,22 @@
 //!
 //! Both layouts of llama.cpp's llama-imatrix are read: the GGUF one of today and the older `.dat`.
 //! The weights come out as llama-quantize uses them, so that the same file gives the same bytes.
+//! [`lay_out`] and [`write()`] make the GGUF layout; [`Measured`] is an entry before it is stored.
 
 mod error;
 mod gguf;
 mod legacy;
+mod measured;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::ImatrixError;
-pub use write::{Collected, write};
+pub use measured::{Measured, statistics};
+pub use write::{
+    Collected, EntrySize, ImatrixLayout, MeasuredText, PlacedEntry, lay_out, stored_names, write,
+};
 
 use crate::container::{MAGIC, Metadata, Text};
 use indexmap::IndexMap;
@@ -140,13 +145,8 @@ impl Imatrix {
     pub fn record(&self, metadata: &mut Metadata, file: &str) {
         metadata.set(KEY_FILE, recorded(file.as_bytes()));
         // Like llama-quantize, only the first of several.
-        if let Some(dataset) = self.datasets.first() {
-            metadata.set(KEY_DATASET, recorded(dataset.as_bytes()));
-        }
-        metadata.set(KEY_ENTRIES, u32::try_from(self.len()).unwrap_or(u32::MAX));
-        if self.chunk_count > 0 {
-            metadata.set(KEY_CHUNKS, self.chunk_count);
-        }
+        let dataset = self.datasets.first().map(Text::as_bytes);
+        record_measurement(metadata, dataset, self.len(), self.chunk_count);
     }
 
     /// Means of squares are neither negative nor infinite.
@@ -165,9 +165,33 @@ impl Imatrix {
     }
 }
 
-/// A string as it fits in llama-quantize's buffer: C strings end at the first zero byte.
+/// Notes in the metadata of a quantized file what its importance weights were measured on, with
+/// llama-quantize's keys, types and order: the calibration text's name, how many tensors were
+/// measured, on how many chunks of text (0 if unknown).
+pub fn record_measurement(
+    metadata: &mut Metadata,
+    dataset: Option<&[u8]>,
+    entries: usize,
+    chunk_count: u32,
+) {
+    if let Some(dataset) = dataset {
+        metadata.set(KEY_DATASET, recorded(dataset));
+    }
+    metadata.set(KEY_ENTRIES, u32::try_from(entries).unwrap_or(u32::MAX));
+    if chunk_count > 0 {
+        metadata.set(KEY_CHUNKS, chunk_count);
+    }
+}
+
+/// A string as it fits in llama-quantize's buffer: C strings end at the first zero byte. Unlike
+/// there no character is cut in two, as GGUF's strings must be UTF-8 for readers in Python.
 fn recorded(text: &[u8]) -> Text {
     let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-    let text = text.get(..end.min(MAX_RECORDED)).unwrap_or(text);
-    Text::from(text)
+    let mut end = end.min(MAX_RECORDED);
+    if let Ok(text) = std::str::from_utf8(text) {
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+    }
+    Text::from(text.get(..end).unwrap_or(text))
 }

@@ -134,6 +134,24 @@ fn use_is_recorded_with_the_keys_and_types_of_llama_quantize() {
     let keys: Vec<_> = metadata.iter().map(|(key, _)| key).collect();
     assert_eq!(keys, [KEY_FILE, KEY_ENTRIES], "what is unknown is left out");
     assert_eq!(metadata.require::<&str>(KEY_FILE), Ok(&long[..127]));
+
+    let wide = "ü".repeat(100);
+    read.record(&mut metadata, &wide);
+    assert_eq!(metadata.require::<&str>(KEY_FILE), Ok(&wide[..126]));
+}
+
+#[test]
+fn a_measurement_without_a_file_is_recorded_alike() {
+    let mut metadata = Metadata::new();
+    let dataset = format!("{}\0rest", "é".repeat(64));
+    record_measurement(&mut metadata, Some(dataset.as_bytes()), 3, 9);
+    let recorded: Vec<_> = metadata.iter().map(|(k, v)| (k, v.clone())).collect();
+    let expected = [
+        (KEY_DATASET, Value::from(&dataset[..126])),
+        (KEY_ENTRIES, Value::U32(3)),
+        (KEY_CHUNKS, Value::U32(9)),
+    ];
+    assert_eq!(recorded, expected);
 }
 
 #[test]

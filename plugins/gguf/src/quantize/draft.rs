@@ -2,7 +2,7 @@
 
 use crate::blocks::TypeLayout;
 use crate::container::Metadata;
-use crate::families::Transform;
+use crate::families::{Family, Transform};
 
 /// A model in GGUF's terms, ready for a level.
 pub struct Draft {
@@ -10,6 +10,8 @@ pub struct Draft {
     pub metadata: Metadata,
     /// The tensors, in the order of an unquantized file.
     pub tensors: Vec<DraftTensor>,
+    /// The family, if it is one that can be had as a Hugging Face model.
+    pub family: Option<&'static Family>,
     /// Whether the source was quantized by llama-quantize's kind of tool before: then
     /// metadata is carried over as that tool does.
     pub from_gguf: bool,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use llm_quantize_plugin_api::{Error, FileView, Inputs, Result};
 
 use super::draft::{Content, Draft, DraftTensor};
-use crate::families::Transform;
+use crate::families::{Family, Transform};
 use crate::mixture::layer_of;
 use crate::read;
 
@@ -41,7 +41,12 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
+    // Families of one architecture share their names, so that its window need not be known.
+    let architecture = merged.metadata.get::<&str>("general.architecture");
+    let architecture = architecture.ok().flatten().unwrap_or_default();
+    let family = Family::for_gguf(architecture, false).ok();
     Ok(Draft {
+        family,
         metadata: merged.metadata,
         tensors,
         from_gguf: true,

@@ -48,6 +48,7 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
         tensors.push(tensor_draft(mapped.family.gguf, tensor, dtype));
     }
     Ok(Draft {
+        family: Some(mapped.family),
         metadata,
         tensors,
         from_gguf: false,

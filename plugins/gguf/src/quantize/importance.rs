@@ -1,92 +1,122 @@
-//! The user's importance matrix, as the planner needs it.
+//! Where the importance of columns comes from: a matrix in a file, or a calibration run.
 
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{Error, ErrorKind, FileView, Result};
+use llm_quantize_plugin_api::{
+    CalibrationText, Error, ErrorKind, Inputs, PlanRequest, Result, StatisticView,
+};
 
-use super::job::Importance;
-use crate::container::Metadata;
-use crate::imatrix::{Imatrix, ImatrixError};
+use super::IMATRIX;
+use super::matrix::ImportanceMatrix;
+use crate::imatrix::Measured;
 
-/// An importance matrix and the name of its file.
-pub struct ImportanceMatrix<'a> {
-    matrix: Imatrix,
-    file: &'a str,
+/// Where the importance of columns comes from.
+pub enum ImportanceSource<'a> {
+    /// Nowhere: all columns count the same.
+    None,
+    /// The user's importance matrix.
+    Matrix(ImportanceMatrix<'a>),
+    /// A run of the model on this text.
+    Calibration(&'a CalibrationText),
 }
 
-impl<'a> ImportanceMatrix<'a> {
-    /// Reads an attachment.
+impl<'a> ImportanceSource<'a> {
+    /// What the user gave.
     ///
     /// # Errors
-    /// If it is damaged or something else.
-    pub fn read(file: &FileView<'a>) -> Result<Self> {
-        let matrix = Imatrix::parse(file.bytes).map_err(|error| refused(file.name, &error))?;
-        Ok(Self {
-            matrix,
-            file: file.name,
-        })
+    /// If there is a matrix and a text, or the matrix is damaged or something else.
+    pub fn of(inputs: &'a dyn Inputs, request: &'a PlanRequest) -> Result<Self> {
+        match (inputs.attachment(IMATRIX), &request.calibration) {
+            (None, None) => Ok(Self::None),
+            (Some(file), None) => Ok(Self::Matrix(ImportanceMatrix::read(&file)?)),
+            (None, Some(text)) => Ok(Self::Calibration(text)),
+            (Some(file), Some(text)) => Err(Error::invalid_request(format!(
+                "the importance of columns is to come from \"{}\" and from a calibration on \"{}\"",
+                file.name, text.dataset
+            ))
+            .suggest("leave out one of them: --imatrix or the calibration options")),
+        }
     }
 
-    /// Notes its use in a file's metadata.
-    pub fn add_metadata(&self, metadata: &mut Metadata) {
-        self.matrix.record(metadata, self.file);
+    /// Whether there is any.
+    pub fn is_given(&self) -> bool {
+        !matches!(self, Self::None)
     }
 
-    /// Compares it with a model's tensors (names and dimensions); returns what the
-    /// user should know.
+    /// Why a tensor that cannot do without importance weights at a level, as a type, gets none.
+    pub fn lack(&self, level: &str, tensor: &str, ty: &str) -> Error {
+        let message = match self {
+            Self::None => format!(
+                "{level} needs an importance matrix: without one the tensor \"{tensor}\" would be of no use as {ty}"
+            ),
+            Self::Matrix(_) => format!(
+                "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), which the importance matrix does not have"
+            ),
+            Self::Calibration(_) => format!(
+                "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), which a calibration does not measure"
+            ),
+        };
+        Error::new(ErrorKind::ImportanceMatrix, message).suggest(
+            "measure them with --calibration-data, or make a file with `llm-quantize analyze` and name it with --imatrix, or choose another level",
+        )
+    }
+}
+
+/// How the errors of a tensor's columns are weighed.
+#[derive(Debug)]
+pub enum Weighing {
+    /// All the same.
+    Even,
+    /// By an importance matrix.
+    Given(Importance),
+    /// By the statistics that come with each call.
+    Measured,
+}
+
+/// Importance weights of one tensor.
+#[derive(Debug, Clone)]
+pub struct Importance {
+    /// The weights of all experts' columns, one vector after the other.
+    pub weights: Arc<Vec<f32>>,
+    /// Rows of an expert; all rows of the tensor if there are no experts.
+    pub rows_each: u64,
+}
+
+impl Weighing {
+    /// The weights for a call, made once for all of its rows.
     ///
     /// # Errors
-    /// If it covers none of them, or one with another number of columns: it was made
-    /// for another model.
-    pub fn check<'t>(
+    /// As [`Measured::read`].
+    pub fn importance(
         &self,
-        tensors: impl Iterator<Item = (&'t str, &'t [u64])>,
-    ) -> Result<Vec<String>> {
-        let (mut covered, mut missing) = (0usize, Vec::new());
-        for (name, dims) in tensors.filter(|(_, dims)| dims.len() > 1) {
-            match self.weights(name, dims)? {
-                Some(_) => covered += 1,
-                None if name.starts_with("blk.") => missing.push(name),
-                None => {}
+        tensor: &str,
+        columns: usize,
+        statistics: &[StatisticView<'_>],
+    ) -> Result<Option<Importance>> {
+        match self {
+            Self::Even => Ok(None),
+            Self::Given(importance) => Ok(Some(importance.clone())),
+            Self::Measured => {
+                let weights = Measured::read(tensor, columns, statistics)?.weights();
+                Ok(Some(Importance {
+                    weights: Arc::new(weights),
+                    rows_each: u64::MAX,
+                }))
             }
         }
-        if covered == 0 {
-            return Err(Error::new(
-                ErrorKind::ImportanceMatrix,
-                format!("\"{}\" covers none of this model's tensors", self.file),
-            )
-            .suggest("it was made for another model; measure one for this model"));
-        }
-        let note = missing.first().map(|first| {
-            format!(
-                "\"{}\" has no weights for {} of the layers' tensors (e.g. {first}); they are quantized without",
-                self.file,
-                missing.len()
-            )
-        });
-        Ok(note.into_iter().collect())
-    }
-
-    /// The weights for a tensor.
-    ///
-    /// # Errors
-    /// If it was made for another model.
-    pub fn of(&self, name: &str, dims: &[u64]) -> Result<Option<Importance>> {
-        let weights = self.weights(name, dims)?;
-        Ok(weights.map(|weights| Importance {
-            weights: Arc::new(weights.to_vec()),
-            // Without experts the one vector serves all rows.
-            rows_each: dims.get(1).copied().unwrap_or(u64::MAX),
-        }))
-    }
-
-    fn weights(&self, name: &str, dims: &[u64]) -> Result<Option<&[f32]>> {
-        let found = self.matrix.weights_for(name, dims);
-        found.map_err(|error| refused(self.file, &error))
     }
 }
 
-fn refused(file: &str, error: &ImatrixError) -> Error {
-    Error::new(ErrorKind::ImportanceMatrix, format!("\"{file}\": {error}"))
-        .suggest("make one with llama-imatrix on this very model")
+impl Importance {
+    /// The weights for a row of the tensor.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn of_row(&self, row: u64, cols: usize) -> Result<&[f32]> {
+        let expert = usize::try_from(row / self.rows_each.max(1)).unwrap_or(usize::MAX);
+        let start = expert.checked_mul(cols);
+        start
+            .and_then(|start| self.weights.get(start..start.checked_add(cols)?))
+            .ok_or_else(|| Error::internal("the importance matrix has too few experts"))
+    }
 }

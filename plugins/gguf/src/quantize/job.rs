@@ -1,14 +1,14 @@
 //! A planned GGUF file: encodes its tensors and verifies the result.
 
-use std::sync::Arc;
-
 use llm_quantize_plugin_api::kernels::convert::as_f32;
 use llm_quantize_plugin_api::{
-    ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, TensorView,
+    ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result, StatisticView,
+    TensorView,
 };
 
 use llm_quantize_plugin_api::kernels::simd::Level;
 
+use super::importance::Weighing;
 use super::verify;
 use crate::blocks::{BlockType, InvalidRow, encode_row_on, validate_rows};
 use crate::families::{Transform, permuted_row};
@@ -31,17 +31,9 @@ pub enum Action {
     Encode {
         /// The type.
         ty: BlockType,
-        /// Importance of the columns, one vector for each `rows_each` rows.
-        importance: Option<Importance>,
+        /// How the errors of the columns are weighed.
+        weighing: Weighing,
     },
-}
-
-/// The importance matrix's part for one tensor.
-pub struct Importance {
-    /// The weights of all experts' columns, one vector after the other.
-    pub weights: Arc<Vec<f32>>,
-    /// Rows of an expert; all rows of the tensor if there are no experts.
-    pub rows_each: u64,
 }
 
 /// The job.
@@ -71,7 +63,7 @@ impl Job for GgufJob {
             return Err(Error::internal("a unit has one input and one output"));
         };
         let level = Level::at_most(self.host.cpu_level());
-        encoding.encode(level, input, call.rows.start, output)?;
+        encoding.encode(level, input, call.rows.start, call.statistics, output)?;
         Ok(EncodeReport::default())
     }
 
@@ -87,6 +79,7 @@ impl Encoding {
         level: Level,
         input: &TensorView<'_>,
         first: u64,
+        statistics: &[StatisticView<'_>],
         output: &mut [u8],
     ) -> Result<()> {
         // A tensor without rows may claim any number of columns.
@@ -96,7 +89,8 @@ impl Encoding {
         let order = RowOrder::new(self.transform, input)?;
         match &self.action {
             Action::Copy => order.copy(input, output),
-            Action::Encode { ty, importance } => {
+            Action::Encode { ty, weighing } => {
+                let importance = weighing.importance(&self.name, input.cols(), statistics)?;
                 // One row at a time: it stays in the cache between the conversion and the
                 // encoder, and one buffer serves all rows of the call.
                 let mut row = vec![0.0; input.cols()];
@@ -157,16 +151,6 @@ fn stored_numbers<'a>(input: &TensorView<'a>, row: usize) -> Option<&'a [f32]> {
     match input.element() {
         ElementType::F32 if row < input.rows() => as_f32(input.row_bytes(row)),
         _ => None,
-    }
-}
-
-impl Importance {
-    fn of_row(&self, row: u64, cols: usize) -> Result<&[f32]> {
-        let expert = usize::try_from(row / self.rows_each.max(1)).unwrap_or(usize::MAX);
-        let start = expert.checked_mul(cols);
-        start
-            .and_then(|start| self.weights.get(start..start.checked_add(cols)?))
-            .ok_or_else(|| Error::internal("the importance matrix has too few experts"))
     }
 }
 
@@ -277,13 +261,13 @@ mod tests {
             name: "w".into(),
             action: Action::Encode {
                 ty: BlockType::Q8_0,
-                importance: None,
+                weighing: Weighing::Even,
             },
             transform,
         };
         let mut output = vec![0; rows * cols / 32 * 34];
         encoding
-            .encode(Level::detect(), &input, 0, &mut output)
+            .encode(Level::detect(), &input, 0, &[], &mut output)
             .unwrap();
         output
     }

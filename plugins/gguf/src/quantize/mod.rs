@@ -2,23 +2,30 @@
 //!
 //! A source, Hugging Face ([`from_hf`]) or GGUF ([`from_gguf`]), becomes a [`draft`]: a
 //! GGUF file before its types are chosen. The [`planner`] chooses them and lays out the
-//! files; the [`job`] encodes; [`verify`] reads back.
+//! files; the [`job`] encodes; [`verify`] reads back. [`analysis`] is a format of its own,
+//! for importance matrices; [`sites`] says where they can be measured.
 
+mod analysis;
 mod draft;
 mod from_gguf;
 mod from_hf;
 mod importance;
 mod job;
+mod matrix;
 mod planner;
 mod request;
+mod sites;
 mod verify;
 
+pub use analysis::ANALYSIS;
+
 use llm_quantize_plugin_api::{
-    Error, FormatDescription, Host, Inputs, Job, LevelInfo, PlanRequest, Quantizer, Result,
+    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, LevelInfo, ModelDescription,
+    PlanRequest, Quantizer, Result,
 };
 
 use crate::levels::{LEVELS, Level};
-use importance::ImportanceMatrix;
+use importance::ImportanceSource;
 use request::Wishes;
 
 /// Name of the format on the command line.
@@ -40,18 +47,28 @@ impl GgufQuantizer {
 
 impl Quantizer for GgufQuantizer {
     fn formats(&self) -> Vec<FormatDescription> {
-        vec![description()]
+        vec![description(), analysis::description()]
     }
 
     fn plan(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
+        match request.format.as_str() {
+            FORMAT => self.plan_model(inputs, request),
+            ANALYSIS => Ok(Box::new(analysis::plan(inputs, request)?)),
+            other => Err(Error::invalid_request(format!(
+                "the GGUF plugin has no format \"{other}\""
+            ))
+            .suggest(format!("choose one of: {FORMAT}, {ANALYSIS}"))),
+        }
+    }
+}
+
+impl GgufQuantizer {
+    fn plan_model(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
         let level = level(&request.level)?;
-        let matrix = inputs
-            .attachment(IMATRIX)
-            .map(|file| ImportanceMatrix::read(&file))
-            .transpose()?;
-        let wishes = Wishes::from_request(request, matrix.is_some())?;
+        let importance = ImportanceSource::of(inputs, request)?;
+        let wishes = Wishes::from_request(request, importance.is_given())?;
         let model = inputs.model();
-        let draft = match model.format == FORMAT {
+        let draft = match is_native(model) {
             true => from_gguf::draft(inputs)?,
             false => from_hf::draft(inputs)?,
         };
@@ -61,7 +78,7 @@ impl Quantizer for GgufQuantizer {
             draft,
             level,
             &wishes,
-            matrix.as_ref(),
+            &importance,
             model,
             &stem,
         )?;
@@ -77,6 +94,7 @@ fn description() -> FormatDescription {
         options: request::options(),
         group_sizes: Vec::new(),
         attachments: vec![IMATRIX.into()],
+        calibration: CalibrationUse::Optional,
         ..FormatDescription::default()
     }
 }
@@ -88,6 +106,15 @@ fn level_info(level: &Level) -> LevelInfo {
         description: level.description.into(),
         bits_per_weight: level.bits_per_weight.into(),
     }
+}
+
+/// Whether a model is a GGUF file seen as itself: the other view has a configuration.
+fn is_native(model: &ModelDescription) -> bool {
+    let unconfigured = model
+        .config
+        .as_object()
+        .is_none_or(serde_json::Map::is_empty);
+    model.format == FORMAT && unconfigured
 }
 
 /// The level of this name or alias.

@@ -3,17 +3,20 @@
 use std::ops::Range;
 
 use llm_quantize_plugin_api::{
-    Container, ElementType, Error, ErrorKind, FileContent, Host, Literal, ModelDescription,
-    OutputFile, Plan, PlannedTensor, Result, RowSplit, Span, Unit, UnitInput,
+    CalibrationPlan, Container, ElementType, Error, FileContent, Flow, Grain, Host, Literal,
+    ModelDescription, OutputFile, Plan, PlannedTensor, Result, RowSplit, Span, TensorInfo, Unit,
+    UnitInput,
 };
 
 use super::draft::{Content, Draft, DraftTensor};
-use super::importance::ImportanceMatrix;
+use super::importance::{ImportanceSource, Weighing};
 use super::job::{Action, Encoding, GgufJob, is_stored_as};
 use super::request::Wishes;
+use super::sites::{is_measured, site_of};
 use crate::blocks::{BlockType, TypeLayout};
 use crate::container::{Metadata, TensorSpec, layout, type_layout};
-use crate::families::Transform;
+use crate::families::{Family, Transform};
+use crate::imatrix::{record_measurement, statistics};
 use crate::levels::Level;
 use crate::metadata::QUANTIZATION_VERSION;
 use crate::mixture::{ModelFacts, Role, SourceTensor, Target, choose_types, walking_order};
@@ -40,14 +43,15 @@ pub fn plan(
     draft: Draft,
     level: &Level,
     wishes: &Wishes,
-    imatrix: Option<&ImportanceMatrix<'_>>,
+    importance: &ImportanceSource<'_>,
     model: &ModelDescription,
     stem: &str,
 ) -> Result<GgufJob> {
     let quantizing = !is_plain(level.base);
     let mut metadata = draft.metadata;
     let mut warnings = draft.warnings;
-    let mut tensors = choose(&metadata, draft.tensors, level, wishes)?;
+    let facts = ModelFacts::from_metadata(&metadata).map_err(|e| Error::corrupt(e.to_string()))?;
+    let mut tensors = choose(&facts, draft.tensors, level, wishes)?;
     if !wishes.allow_requantize {
         refuse_requantizing(&tensors)?;
     }
@@ -60,30 +64,24 @@ pub fn plan(
     } else {
         metadata.set_in_place(FILE_TYPE, level.file_type);
     }
-    if let Some(imatrix) = imatrix {
-        imatrix.add_metadata(&mut metadata);
-        warnings.extend(
-            imatrix.check(
-                tensors
-                    .iter()
-                    .map(|t| (t.tensor.name.as_str(), t.tensor.dims.as_slice())),
-            )?,
-        );
-    }
-    warnings.extend(fallback_warning(&tensors));
     let mut builder = Builder {
         model,
         level,
-        imatrix,
+        importance,
+        family: draft.family,
+        architecture: facts.architecture,
+        native: draft.from_gguf,
         plan: Plan {
             level: level.name.into(),
             container: Container::Files,
-            warnings,
             ..Plan::default()
         },
         blobs: Vec::new(),
         encodings: Vec::new(),
     };
+    warnings.extend(builder.note_importance(&tensors, &mut metadata)?);
+    warnings.extend(fallback_warning(&tensors));
+    builder.plan.warnings = warnings;
     builder.files(&metadata, &tensors, wishes.split_max_size, stem)?;
     Ok(GgufJob {
         host,
@@ -98,12 +96,11 @@ fn is_plain(ty: BlockType) -> bool {
 }
 
 fn choose(
-    metadata: &Metadata,
+    facts: &ModelFacts,
     tensors: Vec<DraftTensor>,
     level: &Level,
     wishes: &Wishes,
 ) -> Result<Vec<Typed>> {
-    let facts = ModelFacts::from_metadata(metadata).map_err(|e| Error::corrupt(e.to_string()))?;
     let sources: Vec<SourceTensor<'_>> = tensors
         .iter()
         .map(|tensor| SourceTensor {
@@ -112,7 +109,7 @@ fn choose(
             ty: tensor.ty,
         })
         .collect();
-    let choices = choose_types(&sources, level, &facts, &wishes.mixture)
+    let choices = choose_types(&sources, level, facts, &wishes.mixture)
         .map_err(|error| Error::invalid_request(error.to_string()))?;
     let typed = tensors
         .into_iter()
@@ -157,13 +154,78 @@ fn fallback_warning(tensors: &[Typed]) -> Option<String> {
 struct Builder<'a> {
     model: &'a ModelDescription,
     level: &'a Level,
-    imatrix: Option<&'a ImportanceMatrix<'a>>,
+    importance: &'a ImportanceSource<'a>,
+    family: Option<&'static Family>,
+    architecture: String,
+    /// Whether the source's view is the native one of a GGUF file.
+    native: bool,
     plan: Plan,
     blobs: Vec<Vec<u8>>,
     encodings: Vec<Encoding>,
 }
 
+/// How the source's rows become those of the file.
+enum Conversion {
+    /// They are the same bytes, of whatever type.
+    Stored,
+    /// They are the same numbers.
+    Numbers,
+    /// They are encoded.
+    Encode(BlockType),
+}
+
 impl Builder<'_> {
+    /// Notes in the metadata where the importance of columns comes from, and in the plan how
+    /// statistics are to be had if units will ask for them; returns what the user should know.
+    fn note_importance(
+        &mut self,
+        tensors: &[Typed],
+        metadata: &mut Metadata,
+    ) -> Result<Vec<String>> {
+        match self.importance {
+            ImportanceSource::None => Ok(Vec::new()),
+            ImportanceSource::Matrix(matrix) => {
+                matrix.add_metadata(metadata);
+                let tensors = tensors.iter().map(|typed| &typed.tensor);
+                matrix.check(tensors.map(|t| (t.name.as_str(), t.dims.as_slice())))
+            }
+            ImportanceSource::Calibration(text) => {
+                let measured = tensors.iter().filter(|typed| self.is_measured(typed));
+                let entries = measured.clone().count();
+                let asking = measured.map(|typed| self.asks(typed));
+                // The host tells the user if nothing comes of the text.
+                if asking.collect::<Result<Vec<_>>>()?.contains(&true) {
+                    let dataset = Some(text.dataset.as_bytes());
+                    record_measurement(metadata, dataset, entries, text.samples);
+                    self.plan.calibration = Some(CalibrationPlan {
+                        grain: Grain::Block,
+                        flow: Flow::Original,
+                    });
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Whether an analysis of the model has an entry for the tensor.
+    fn is_measured(&self, typed: &Typed) -> bool {
+        is_measured(&self.architecture, &typed.tensor.name, &typed.tensor.dims)
+    }
+
+    /// Whether a tensor that is measured is of a type that makes use of it.
+    fn asks(&self, typed: &Typed) -> Result<bool> {
+        let Content::Source { index, .. } = typed.tensor.content else {
+            return Ok(false);
+        };
+        let conversion = self.conversion(typed, self.source(index)?)?;
+        Ok(matches!(conversion, Conversion::Encode(ty) if ty.takes_importance()))
+    }
+
+    fn source(&self, index: usize) -> Result<&TensorInfo> {
+        let found = self.model.tensors.get(index);
+        found.ok_or_else(|| Error::internal(format!("there is no tensor {index}")))
+    }
+
     fn files(
         &mut self,
         metadata: &Metadata,
@@ -254,15 +316,27 @@ impl Builder<'_> {
         transform: Transform,
         span: Span,
     ) -> Result<()> {
-        let missing = || Error::internal(format!("there is no tensor {index}"));
-        let source = self.model.tensors.get(index).ok_or_else(missing)?;
-        let rows = source.rows().ok_or_else(missing)?;
-        let (action, raw) = self.action(typed, &source.dtype)?;
+        let source = self.source(index)?;
+        let uncounted = || Error::internal(format!("\"{}\" has too many rows", source.name));
+        let rows = source.rows().ok_or_else(uncounted)?;
+        let conversion = self.conversion(typed, source)?;
+        let action = self.action(typed, &conversion)?;
+        let statistics = match &action {
+            Action::Encode {
+                weighing: Weighing::Measured,
+                ..
+            } => statistics(&site_of(
+                self.family,
+                &self.architecture,
+                &typed.tensor.name,
+            )?),
+            _ => Vec::new(),
+        };
         self.plan.units.push(Unit {
             label: typed.tensor.name.clone(),
             layer: typed.tensor.layer,
             inputs: vec![UnitInput {
-                raw,
+                raw: matches!(conversion, Conversion::Stored),
                 ..UnitInput::rows_of(index)
             }],
             outputs: vec![span],
@@ -273,7 +347,7 @@ impl Builder<'_> {
                     _ => 1,
                 },
             }),
-            statistics: Vec::new(),
+            statistics,
             scratch_bytes: 0,
         });
         self.encodings.push(Encoding {
@@ -284,52 +358,44 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// What is done with the rows, and whether they are wanted as stored bytes.
-    fn action(&self, typed: &Typed, stored: &str) -> Result<(Action, bool)> {
-        let same_type = stored.eq_ignore_ascii_case(typed.ty.name);
+    /// How the source's rows become those of the file.
+    fn conversion(&self, typed: &Typed, source: &TensorInfo) -> Result<Conversion> {
+        let same_type = source.dtype.eq_ignore_ascii_case(typed.ty.name);
         // Also for types without a codec: they can only be copied.
-        if self.model.format == super::FORMAT && same_type {
-            return Ok((Action::Copy, true));
+        if self.native && same_type {
+            return Ok(Conversion::Stored);
         }
         let ty = BlockType::from_id(typed.ty.id).map_err(|e| Error::unsupported(e.to_string()))?;
-        let element = ElementType::from_dtype(stored);
-        if element.is_some_and(|element| is_stored_as(element, ty)) {
-            return Ok((Action::Copy, false));
-        }
-        let importance = match self.imatrix.filter(|_| !is_plain(ty)) {
-            Some(imatrix) => imatrix.of(&typed.tensor.name, &typed.tensor.dims)?,
-            None => None,
-        };
-        if importance.is_none() {
-            self.check_required(&typed.tensor.name, ty)?;
-        }
-        Ok((Action::Encode { ty, importance }, false))
+        let element = ElementType::from_dtype(&source.dtype);
+        Ok(match element {
+            Some(element) if is_stored_as(element, ty) => Conversion::Numbers,
+            _ => Conversion::Encode(ty),
+        })
     }
 
-    /// Refuses a tensor that would be of no use without importance weights.
-    fn check_required(&self, tensor: &str, ty: BlockType) -> Result<()> {
-        let exempt = matches!(Role::of(tensor), Role::Output | Role::TokenEmbd);
-        if exempt || !self.level.requires_imatrix(ty) {
-            return Ok(());
-        }
-        let level = self.level.name;
-        let error = match self.imatrix {
-            None => Error::new(
-                ErrorKind::ImportanceMatrix,
-                format!(
-                    "{level} needs an importance matrix: without one the tensor \"{tensor}\" would be of no use as {ty}"
-                ),
-            ),
-            Some(_) => Error::new(
-                ErrorKind::ImportanceMatrix,
-                format!(
-                    "{level} needs importance weights for the tensor \"{tensor}\" ({ty}), which the importance matrix does not have"
-                ),
-            ),
+    /// What is done with the rows.
+    fn action(&self, typed: &Typed, conversion: &Conversion) -> Result<Action> {
+        let Conversion::Encode(ty) = *conversion else {
+            return Ok(Action::Copy);
         };
-        Err(error.suggest(
-            "measure one with llama-imatrix and name it with --imatrix, or choose another level",
-        ))
+        let name = &typed.tensor.name;
+        let weighing = match self.importance {
+            ImportanceSource::Matrix(matrix) if !is_plain(ty) => {
+                let importance = matrix.of(name, &typed.tensor.dims)?;
+                importance.map_or(Weighing::Even, Weighing::Given)
+            }
+            ImportanceSource::Calibration(_)
+                if ty.takes_importance() && self.is_measured(typed) =>
+            {
+                Weighing::Measured
+            }
+            _ => Weighing::Even,
+        };
+        let exempt = matches!(Role::of(name), Role::Output | Role::TokenEmbd);
+        if matches!(weighing, Weighing::Even) && !exempt && self.level.requires_imatrix(ty) {
+            return Err(self.importance.lack(self.level.name, name, ty.name()));
+        }
+        Ok(Action::Encode { ty, weighing })
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use llm_quantize_plugin_api::ModelView;
 
 use super::*;
-use crate::error::ExitCode;
 use crate::job::{CancelFlag, JobProgress, Threads};
 
 /// Counts the work that is told.
@@ -100,4 +99,5 @@ fn an_interrupt_ends_it() {
     cancel.shared().store(true, Relaxed);
     let error = measure_with(u64::MAX, &cancel, &Told::default()).unwrap_err();
     assert_eq!(error.class, ExitCode::Interrupted);
+    assert_eq!(error.message, "interrupted");
 }

@@ -1,12 +1,10 @@
 //! From numbers at positions to figures with standard errors.
 
-use serde::Serialize;
-
 use super::Measured;
 
 /// A figure with its standard error. Positions are taken for independent, which tokens of a
 /// text are not quite.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The figure.
     pub value: f64,

@@ -56,7 +56,7 @@ impl Run<'_> {
                 let b = tiles.1.as_ref().map_or(a, |tile| &tile.logits);
                 self.add(first, (a, b), rows, scored);
             }
-            let done = work / vocabulary as u64 * (first + rows) as u64;
+            let done = work.saturating_mul((first + rows) as u64) / vocabulary as u64;
             self.context.progress.tokens(done - told);
             told = done;
         }

@@ -10,8 +10,8 @@ use crate::graph::Linear;
 use crate::output::bytes as human;
 use crate::text::Windows;
 
-/// Memory of the program itself, its libraries and tables.
-const BASE_BYTES: u64 = 48 << 20;
+/// Memory of the program itself, its libraries and tables, and what a tokenizer leaves behind.
+const BASE_BYTES: u64 = 96 << 20;
 
 /// Tokens that go through a block together, if memory allows: enough for all threads.
 const BATCH_TOKENS: usize = 2048;

@@ -17,7 +17,7 @@ use llm_quantize_plugin_api::Inputs as _;
 pub use figures::{Estimate, Figures};
 pub use per_token::PerToken;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::graph::{Graph, Linear};
 use crate::job::{Context, Work, WorkUnit};
 use crate::source::SourceModel;
@@ -59,9 +59,11 @@ impl Subject {
     }
 }
 
-/// Puts a model's name before a message.
+/// Puts a model's name before a message, unless the error is the user's wish.
 fn of(name: &str, mut error: Error) -> Error {
-    error.message = format!("{name}: {}", error.message);
+    if error.class != ExitCode::Interrupted {
+        error.message = format!("{name}: {}", error.message);
+    }
     error
 }
 
@@ -185,3 +187,6 @@ impl Run<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

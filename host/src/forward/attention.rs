@@ -8,11 +8,12 @@ use llm_quantize_plugin_api::kernels::product::{Before, Tile, multiply, tiles};
 use llm_quantize_plugin_api::kernels::softmax::softmax_rows;
 use ndarray::{ArrayView2, s};
 
+use super::weights::StageWeights;
 use super::{Batch, Forward, matrix, matrix_mut};
 use crate::graph::Attention;
 
 /// Queries of a task: its scores are as many rows of the keys that they see.
-pub(super) const QUERIES: usize = 64;
+pub(super) const QUERIES: usize = 128;
 
 /// Buffers of scores that no task uses at the moment.
 #[derive(Default)]
@@ -32,19 +33,23 @@ impl Scores {
 
 /// Fills the batch's input with what each query gathers from the values that it sees; the
 /// batch's outputs are queries, keys and values, heads side by side.
-pub(super) fn attend(forward: &Forward<'_>, attention: &Attention, batch: &mut Batch) {
+pub(super) fn attend(
+    forward: &Forward<'_>,
+    attention: &Attention,
+    stage: &StageWeights,
+    batch: &mut Batch,
+) {
     let graph = forward.graph;
-    let tokens = batch.tokens(graph.hidden);
-    let width = batch.outputs.len() / tokens;
-    let outputs = matrix(&batch.outputs, tokens, width);
+    let (tokens, length) = (batch.tokens(graph.hidden), batch.length);
     let gathered = graph.heads * graph.head_dim;
-    batch.input.resize(tokens * gathered, 0.0);
+    batch.resize_input(tokens * gathered);
+    let (outputs, input) = batch.outputs_and_input(tokens * stage.outputs);
+    let outputs = matrix(outputs, tokens, stage.outputs);
     let tiles = tiles(
-        matrix_mut(&mut batch.input, tokens, gathered),
-        &query_blocks(tokens, batch.length),
+        matrix_mut(input, tokens, gathered),
+        &query_blocks(tokens, length),
         &vec![graph.head_dim; graph.heads],
     );
-    let length = batch.length;
     hand_out(forward.threads, tiles, |_, tile| {
         gather(forward, attention, length, outputs, tile);
     });

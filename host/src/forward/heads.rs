@@ -57,7 +57,9 @@ pub(super) fn prepare(
         turn: attention.rotary.then(|| forward.angles.at(token % length)),
         scale: 1.0,
     };
-    let rows = batch.outputs.chunks_mut(ROWS * stage.outputs).collect();
+    let tokens = batch.tokens(graph.hidden);
+    let (_, outputs) = batch.input_and_outputs(tokens * stage.outputs);
+    let rows = outputs.chunks_mut(ROWS * stage.outputs).collect();
     hand_out(forward.threads, rows, |index, rows: &mut [f32]| {
         for (row, outputs) in rows.chunks_exact_mut(stage.outputs).enumerate() {
             let token = index * ROWS + row;

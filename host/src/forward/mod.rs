@@ -85,7 +85,7 @@ impl<'a> Forward<'a> {
     pub fn enter(&self, weights: &BlockWeights, batch: &mut Batch) {
         let tokens = batch.tokens(self.graph.hidden);
         assert!(tokens.is_multiple_of(batch.length), "whole samples");
-        self.norm(&batch.residual, &weights.norm, &mut batch.input);
+        self.norm(&weights.norm, batch);
     }
 
     /// Runs a stage: its linear layers on the batch's input, and what follows them. Afterwards
@@ -102,17 +102,17 @@ impl<'a> Forward<'a> {
                 self.clock
                     .time(Work::Rest, || heads::prepare(self, attention, stage, batch));
                 self.clock.time(Work::Attention, || {
-                    attention::attend(self, attention, batch)
+                    attention::attend(self, attention, stage, batch)
                 });
             }
             Then::Gate(activation) => {
                 self.apply(stage, batch);
                 self.clock
-                    .time(Work::Rest, || self.gate(*activation, batch));
+                    .time(Work::Rest, || self.gate(*activation, stage, batch));
             }
             Then::AddAndNorm(_) => {
                 self.add(stage, batch);
-                self.norm(&batch.residual, &stage.norm, &mut batch.input);
+                self.norm(&stage.norm, batch);
             }
             Then::Add => self.add(stage, batch),
         }
@@ -137,9 +137,9 @@ impl<'a> Forward<'a> {
 
     /// The stage's layers side by side: tokens × all outputs.
     fn apply(&self, stage: &StageWeights, batch: &mut Batch) {
-        let tokens = batch.input.len() / stage.inputs;
-        batch.outputs.resize(tokens * stage.outputs, 0.0);
-        self.linear(stage, &batch.input, Before::Forget, &mut batch.outputs);
+        let tokens = batch.tokens(self.graph.hidden);
+        let (input, outputs) = batch.input_and_outputs(tokens * stage.outputs);
+        self.linear(stage, input, Before::Forget, outputs);
     }
 
     /// Adds the stage's layer to the residual stream.
@@ -163,10 +163,13 @@ impl<'a> Forward<'a> {
     }
 
     /// `input` = norm of the rows of the residual stream.
-    fn norm(&self, residual: &[f32], weight: &[f32], input: &mut Vec<f32>) {
-        input.resize(residual.len(), 0.0);
+    fn norm(&self, weight: &[f32], batch: &mut Batch) {
+        batch.resize_input(batch.residual.len());
         let part = ROWS * self.graph.hidden;
-        let work = residual.chunks(part).zip(input.chunks_mut(part));
+        let work = batch
+            .residual
+            .chunks(part)
+            .zip(batch.input.chunks_mut(part));
         self.clock.time(Work::Rest, || {
             hand_out(self.threads, work.collect(), |_, (residual, input)| {
                 norm::rms_norm(residual, weight, self.graph.norm_epsilon, input);
@@ -175,20 +178,17 @@ impl<'a> Forward<'a> {
     }
 
     /// `input` = activation of the first half of each row of outputs, times the second.
-    fn gate(&self, activation: Activation, batch: &mut Batch) {
-        let tokens = batch.tokens(self.graph.hidden);
-        let width = batch.outputs.len() / tokens / 2;
-        batch.input.resize(tokens * width, 0.0);
+    fn gate(&self, activation: Activation, stage: &StageWeights, batch: &mut Batch) {
+        let (tokens, width) = (batch.tokens(self.graph.hidden), stage.outputs / 2);
+        batch.resize_input(tokens * width);
         let function = match activation {
             Activation::Silu => activation::silu_times,
             Activation::Gelu => activation::gelu_times,
             Activation::GeluTanh => activation::gelu_tanh_times,
         };
         let rows = ROWS * width;
-        let work = batch
-            .outputs
-            .chunks(2 * rows)
-            .zip(batch.input.chunks_mut(rows));
+        let (outputs, input) = batch.outputs_and_input(tokens * stage.outputs);
+        let work = outputs.chunks(2 * rows).zip(input.chunks_mut(rows));
         hand_out(self.threads, work.collect(), |_, (outputs, input)| {
             for (outputs, input) in outputs.chunks(2 * width).zip(input.chunks_mut(width)) {
                 let (gate, up) = outputs.split_at(width);

@@ -5,9 +5,10 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 use super::parallel::{Parallel, hand_out};
 use super::product::{Before, cuts, multiply, tiles};
 
-/// Columns of a tile, at most. Tiles on the diagonal are computed whole, so smaller tiles do less
-/// work, and larger ones do it faster.
-const TILE: usize = 512;
+/// Columns of a tile, at most, up to [`LARGE`] columns and above. Tiles on the diagonal are
+/// computed whole, so smaller tiles do less work, and larger ones do it faster.
+const TILES: [usize; 2] = [128, 256];
+const LARGE: usize = 2048;
 
 /// `G += XᵀX` on and above the diagonal, for a matrix of rows × columns; what is below the
 /// diagonal is undefined until [`mirror`].
@@ -16,7 +17,7 @@ const TILE: usize = 512;
 /// If the shapes do not fit.
 pub fn add_gram(parallel: &dyn Parallel, x: ArrayView2<'_, f32>, gram: ArrayViewMut2<'_, f32>) {
     assert_eq!(gram.dim(), (x.ncols(), x.ncols()), "sizes of a Gram matrix");
-    let cuts = cuts(x.ncols(), TILE);
+    let cuts = cuts(x.ncols(), TILES[usize::from(x.ncols() > LARGE)]);
     let mut tiles = tiles(gram, &cuts, &cuts);
     tiles.retain(|tile| tile.row <= tile.column);
     hand_out(parallel, tiles, |_, tile| {

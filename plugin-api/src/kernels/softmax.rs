@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::exp::exp;
-use super::norm::load_part;
+use super::norm::{load_part, store_part};
 use super::simd::{Isa, Kernel, Level, Vector};
 
 /// `e^x / Σ e^x` within `visible`, 0 elsewhere.
@@ -44,8 +44,17 @@ impl<F: Fn(usize) -> Range<usize>> Kernel for Softmax<'_, F> {
         for (index, row) in self.rows.chunks_exact_mut(self.width).enumerate() {
             let visible = (self.visible)(index);
             row[..visible.start].fill(0.0);
-            row[visible.end..].fill(0.0);
-            softmax_row(isa, &mut row[visible]);
+            // Behind the visible part come zeros, which is what e^-∞ is: whole vectors then need
+            // no special end.
+            let whole = visible.start + visible.len().next_multiple_of(I::LANES);
+            let end = if whole <= row.len() {
+                whole
+            } else {
+                visible.end
+            };
+            row[visible.end..end].fill(f32::NEG_INFINITY);
+            row[end..].fill(0.0);
+            softmax_row(isa, &mut row[visible.start..end]);
         }
     }
 }
@@ -67,7 +76,7 @@ fn softmax_row<I: Isa>(isa: I, row: &mut [f32]) {
     if !rest.is_empty() {
         let power = exp(isa, load_part(isa, rest, f32::NEG_INFINITY) - largest);
         sum = sum + power;
-        super::norm::store_part(power, rest);
+        store_part(power, rest);
     }
     let scale = 1.0 / sum.sum_lanes();
     let factor = isa.splat(scale);
@@ -84,7 +93,10 @@ fn softmax_row<I: Isa>(isa: I, row: &mut [f32]) {
 #[inline(always)]
 pub(super) fn maximum<I: Isa>(isa: I, row: &[f32]) -> f32 {
     let whole = row.len() - row.len() % I::LANES;
-    let mut largest = load_part(isa, &row[whole..], f32::NEG_INFINITY);
+    let mut largest = isa.splat(f32::NEG_INFINITY);
+    if whole < row.len() {
+        largest = load_part(isa, &row[whole..], f32::NEG_INFINITY);
+    }
     let mut i = 0;
     while i < whole {
         largest = largest.larger(isa.load(&row[i..]));

@@ -142,6 +142,11 @@ impl<V: Vector> Vector for Two<V> {
     }
 
     #[inline(always)]
+    fn sum_lanes(self) -> f32 {
+        (self.0 + self.1).sum_lanes()
+    }
+
+    #[inline(always)]
     fn max_lane(self) -> f32 {
         self.0.larger(self.1).max_lane()
     }

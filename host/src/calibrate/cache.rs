@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::cast_slice;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::{SiteStatistics, Wanted};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Site};
 use crate::source::MappedFile;
 
@@ -101,7 +101,7 @@ impl Cache {
         ]);
         let partial = path.with_extension("partial");
         safetensors::serialize_to_file(tensors, Some(metadata), &partial)
-            .map_err(|error| cannot_write(&path, &error))?;
+            .map_err(|error| cannot_write(&path, error))?;
         let durable = fs::File::open(&partial).and_then(|file| file.sync_data());
         durable
             .and_then(|()| fs::rename(&partial, &path))
@@ -172,15 +172,10 @@ fn site_of(tensors: &SafeTensors<'_>, weight: &str, channels: usize) -> Option<S
     })
 }
 
-fn cannot_write(path: &Path, error: &safetensors::SafeTensorError) -> Error {
-    let class = match error {
-        safetensors::SafeTensorError::IoError(io)
-            if io.kind() == std::io::ErrorKind::StorageFull =>
-        {
-            ExitCode::DiskSpace
-        }
-        _ => ExitCode::Other,
+fn cannot_write(path: &Path, error: SafeTensorError) -> Error {
+    let error = match error {
+        SafeTensorError::IoError(error) => Error::io("write", path, error),
+        error => Error::other(format!("cannot write {}: {error}", path.display())),
     };
-    Error::new(class, format!("cannot write {}: {error}", path.display()))
-        .suggest("choose another folder with --calibration-cache, or leave it out")
+    error.suggest("choose another folder with --calibration-cache, or leave it out")
 }

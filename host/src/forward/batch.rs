@@ -37,6 +37,14 @@ impl Batch {
         self.residual.len() / hidden
     }
 
+    /// Bytes of all buffers.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        let own = [&self.residual, &self.input, &self.outputs];
+        let buffers = own.into_iter().chain(&self.spare);
+        buffers.map(|buffer| size_of_val(&buffer[..]) as u64).sum()
+    }
+
     /// Gives the input another length; its numbers are anything.
     pub(super) fn resize_input(&mut self, length: usize) {
         if self.input.len() == length {

@@ -55,7 +55,6 @@ pub(super) fn prepare(
     let pass = |norm, token| HeadPass {
         norm: Option::map(norm, |weight| (weight, graph.norm_epsilon)),
         turn: attention.rotary.then(|| forward.angles.at(token % length)),
-        scale: 1.0,
     };
     let tokens = batch.tokens(graph.hidden);
     let (_, outputs) = batch.input_and_outputs(tokens * stage.outputs);

@@ -92,7 +92,8 @@ impl<'a> Forward<'a> {
     /// the input is the next stage's, or the block ended and the residual stream is its output.
     ///
     /// # Panics
-    /// If the input is not this stage's, or the block has no such stage.
+    /// If the input is not this stage's, the block has no such stage, or samples are longer than
+    /// the pass was prepared for.
     pub fn advance(&self, weights: &BlockWeights, stage: usize, batch: &mut Batch) {
         let then = &self.graph.blocks[weights.block].stages[stage].then;
         let stage = &weights.stages[stage];

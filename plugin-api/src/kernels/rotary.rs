@@ -10,8 +10,6 @@ pub struct HeadPass<'a> {
     pub norm: Option<(&'a [f32], f32)>,
     /// Cosines and sines of the position's angles, one for each pair.
     pub turn: Option<(&'a [f32], &'a [f32])>,
-    /// What the results are multiplied with.
-    pub scale: f32,
 }
 
 /// Applies a pass to heads of `head_dim` elements that lie one after the other.
@@ -49,11 +47,6 @@ impl Kernel for Heads<'_> {
             }
             if let Some((cos, sin)) = self.pass.turn {
                 turn(isa, head, cos, sin);
-            }
-            if self.pass.scale != 1.0 {
-                for x in head {
-                    *x *= self.pass.scale;
-                }
             }
         }
     }
@@ -94,15 +87,14 @@ mod tests {
             let pass = HeadPass {
                 norm: None,
                 turn: Some((&cos, &sin)),
-                scale: 0.5,
             };
             pass_heads(&mut turned, head_dim, pass);
             for (before, after) in heads.chunks(head_dim).zip(turned.chunks(head_dim)) {
                 for i in 0..pairs {
                     let (a, b) = (f64::from(before[i]), f64::from(before[i + pairs]));
                     let (c, s) = (angle(i).cos(), angle(i).sin());
-                    assert!((f64::from(after[i]) - 0.5 * (a * c - b * s)).abs() < 1e-5);
-                    assert!((f64::from(after[i + pairs]) - 0.5 * (b * c + a * s)).abs() < 1e-5);
+                    assert!((f64::from(after[i]) - (a * c - b * s)).abs() < 1e-5);
+                    assert!((f64::from(after[i + pairs]) - (b * c + a * s)).abs() < 1e-5);
                 }
             }
         }
@@ -114,7 +106,6 @@ mod tests {
         let pass = HeadPass {
             norm: Some((&[1.0, 2.0], 0.0)),
             turn: Some((&[0.0], &[1.0])),
-            scale: 1.0,
         };
         pass_heads(&mut head, 2, pass);
         let norm = 12.5f32.sqrt();

@@ -32,10 +32,6 @@ use ndarray::{Array2, ArrayView2};
 use serde_json::json;
 
 fn main() {
-    // `cargo test --benches` and the like only want to see it start.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-llama");
     let model = std::env::var("LLM_QUANTIZE_BENCH_MODEL").unwrap_or_else(|_| tiny.into());
     let source = SourceModel::open(&model, &[], ModelView::HuggingFace).expect("a model");

@@ -19,19 +19,38 @@ fn run(
     let threads = Threads::new(threads).unwrap();
     let forward = Forward::new(graph, length, &threads);
     let mut batch = Batch::new(length);
+    run_batch(&forward, source, tokens, &mut batch);
+    batch.residual
+}
+
+fn run_batch(forward: &Forward<'_>, source: &SourceModel, tokens: &[u32], batch: &mut Batch) {
+    let graph = forward.graph;
     batch.residual.resize(tokens.len() * graph.hidden, 0.0);
     forward.embed(source, tokens, &mut batch.residual).unwrap();
     for block in 0..graph.blocks.len() {
-        let weights = BlockWeights::load(graph, block, source, &threads).unwrap();
-        forward.enter(&weights, &mut batch);
+        let weights = BlockWeights::load(graph, block, source, forward.threads).unwrap();
+        forward.enter(&weights, batch);
         for (stage, described) in graph.blocks[block].stages.iter().enumerate() {
             assert_eq!(batch.input.len(), tokens.len() * described.inputs());
-            forward.advance(&weights, stage, &mut batch);
+            forward.advance(&weights, stage, batch);
         }
     }
     let norm = load_vector(source, graph.final_norm).unwrap();
     forward.finish(&norm, &mut batch.residual);
-    batch.residual
+}
+
+#[test]
+fn a_batch_can_be_used_again_and_stays_within_its_bytes() {
+    let (graph, source) = models::tiny_llama();
+    let (threads, tokens) = (Threads::new(2).unwrap(), tokens(6 * 40, &graph));
+    let forward = Forward::new(&graph, 40, &threads);
+    let mut batch = Batch::new(40);
+    for samples in [6, 2, 4, 6] {
+        let tokens = &tokens[..samples * 40];
+        run_batch(&forward, &source, tokens, &mut batch);
+        assert_eq!(batch.residual, run(&graph, &source, tokens, 40, 2));
+        assert!(batch.bytes() <= scratch_bytes(&graph, 6 * 40));
+    }
 }
 
 fn tokens(count: usize, graph: &Graph) -> Vec<u32> {

@@ -48,7 +48,7 @@ impl Copy {
         let folder = build_folder().join("interface-versions").join(name);
         let copy = Self { name, folder };
         let files = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
-        let folders = ["plugin-api", "host", "tests/fixtures/tiny-llama"];
+        let folders = ["plugin-api", "host", "tests/fixtures"];
         for part in files.iter().chain(&folders) {
             copy.take(Path::new(part), edits);
         }

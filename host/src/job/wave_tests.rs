@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use llm_quantize_plugin_api as plugin_api;
 use plugin_api::{
-    EncodeCall, EncodeReport, FileView, FormatDescription, Inputs, Job, ModelView, Plan,
-    PlanRequest, Quantizer, Statistic, StatisticRequest, StatisticView,
+    CalibrationPlan, EncodeCall, EncodeReport, FileView, Flow, FormatDescription, Grain, Inputs,
+    Job, ModelView, Plan, PlanRequest, Quantizer, Statistic, StatisticRequest, StatisticView,
 };
 use tempfile::TempDir;
 
@@ -41,6 +41,10 @@ impl Quantizer for Asking {
                 statistic: Statistic::SquareSum,
             }];
         }
+        plan.calibration = Some(CalibrationPlan {
+            grain: Grain::Block,
+            flow: Flow::Original,
+        });
         let seen = std::sync::Arc::clone(&self.seen);
         Ok(Box::new(AskingJob { plan, inner, seen }))
     }

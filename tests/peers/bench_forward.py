@@ -73,7 +73,7 @@ class Torch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", required=True, help="the benchmark's binary")
-    parser.add_argument("--model", required=True, help="a Hugging Face folder of a Llama")
+    parser.add_argument("--model", required=True, help="a Hugging Face folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=4)

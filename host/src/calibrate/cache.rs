@@ -23,6 +23,7 @@ const GRAM: &str = "gram";
 const ROWS: &str = "rows";
 const TOKENS: &str = "tokens";
 const KEY: &str = "key";
+const CHECKSUM: &str = "crc32";
 
 /// Statistics of the sites of a wave.
 pub type WaveStatistics = BTreeMap<Site, SiteStatistics>;
@@ -41,7 +42,7 @@ impl Cache {
     /// If it cannot be created.
     pub fn open(cache: &Path, name: &str, key: &str) -> Result<Self> {
         let short = key.get(..16).unwrap_or(key);
-        let folder = cache.join(format!("{name}-{short}"));
+        let folder = cache.join(format!("{}-{short}", plain(name)));
         fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
         Ok(Self {
             folder,
@@ -49,55 +50,76 @@ impl Cache {
         })
     }
 
+    /// Whether there is a file with everything that is wanted of a wave. Its numbers are not
+    /// read: they may be many.
+    pub fn has(&self, wave: usize, wanted: &BTreeMap<Site, Wanted>, graph: &Graph) -> bool {
+        let read = |file: &Kept<'_>| {
+            wanted.iter().all(|(site, wanted)| {
+                let rows = |name: &str| file.rows(site.weight(graph), name, site.channels(graph));
+                let sample = u64::from(wanted.rows).min(file.tokens);
+                rows(SQUARES) == Some(1)
+                    && rows(MAGNITUDES) == Some(1)
+                    && (!wanted.gram || rows(GRAM) == Some(site.channels(graph)))
+                    && rows(ROWS).unwrap_or(0) as u64 >= sample
+            })
+        };
+        self.open_file(wave, |file| Some(read(file))) == Some(true)
+    }
+
     /// What is known of a wave's sites; nothing if there is no file, or a damaged one.
     pub fn load(&self, wave: usize, sites: &[Site], graph: &Graph) -> WaveStatistics {
-        let Ok(file) = MappedFile::open(&self.path(wave)) else {
-            return WaveStatistics::new();
-        };
-        let read = || {
-            let (_, header) = SafeTensors::read_metadata(file.bytes()).ok()?;
-            let metadata = header.metadata().as_ref()?;
-            let mine = metadata.get(KEY) == Some(&self.key);
-            let tokens = metadata.get(TOKENS)?.parse().ok().filter(|_| mine)?;
-            let tensors = SafeTensors::deserialize(file.bytes()).ok()?;
-            let sites = sites.iter();
-            let known = sites.filter_map(|site| {
-                let statistics = site_of(&tensors, site.weight(graph), site.channels(graph))?;
-                Some((
-                    *site,
-                    SiteStatistics {
-                        tokens,
-                        ..statistics
-                    }
-                    .finished(),
-                ))
+        let read = |file: &Kept<'_>| {
+            let whole = file.checksum == checksum(file.tensors.iter());
+            let known = sites.iter().filter_map(|site| {
+                let statistics = file.site(site.weight(graph), site.channels(graph))?;
+                Some((*site, statistics.finished()))
             });
-            Some(known.collect())
+            whole.then(|| known.collect())
         };
-        read().unwrap_or_default()
+        self.open_file(wave, read).unwrap_or_default()
     }
 
-    /// Whether everything that is wanted of a wave is here.
-    pub fn has(&self, wave: usize, wanted: &BTreeMap<Site, Wanted>, graph: &Graph) -> bool {
-        let sites: Vec<Site> = wanted.keys().copied().collect();
-        covers(&self.load(wave, &sites, graph), wanted)
+    /// Reads the file of a wave, if there is one of this model and text.
+    fn open_file<T>(&self, wave: usize, read: impl Fn(&Kept<'_>) -> Option<T>) -> Option<T> {
+        let file = MappedFile::open(&self.path(wave)).ok()?;
+        let (_, header) = SafeTensors::read_metadata(file.bytes()).ok()?;
+        let metadata = header.metadata().as_ref()?;
+        let kept = Kept {
+            tensors: SafeTensors::deserialize(file.bytes()).ok()?,
+            tokens: metadata.get(TOKENS)?.parse().ok()?,
+            checksum: metadata.get(CHECKSUM)?.clone(),
+        };
+        let mine = metadata.get(KEY) == Some(&self.key);
+        mine.then(|| read(&kept)).flatten()
     }
 
-    /// Keeps what was gathered in a wave.
+    /// Keeps what was gathered in a wave, and what was known before of the same sites.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn save(&self, wave: usize, statistics: &WaveStatistics, graph: &Graph) -> Result<()> {
+    pub fn save(&self, wave: usize, gathered: &WaveStatistics, graph: &Graph) -> Result<()> {
         let path = self.path(wave);
+        let sites: Vec<Site> = gathered.keys().copied().collect();
+        let before = self.load(wave, &sites, graph);
         let mut tensors = Vec::new();
         let mut tokens = 0;
-        for (site, statistics) in statistics {
+        for (site, statistics) in gathered {
             tokens = statistics.tokens;
-            tensors.extend(tensors_of(statistics, site.weight(graph))?);
+            let own = tensors_of(statistics, site.weight(graph))?;
+            let known = before.get(site);
+            let known = known.map(|known| tensors_of(known, site.weight(graph)));
+            tensors.extend(own);
+            for (name, view) in known.transpose()?.into_iter().flatten() {
+                if tensors.iter().all(|(own, _)| *own != name) {
+                    tensors.push((name, view));
+                }
+            }
         }
+        let sum = checksum(tensors.iter().map(|(n, view)| (n.as_str(), view.clone())));
         let metadata = HashMap::from([
             (KEY.to_owned(), self.key.clone()),
             (TOKENS.to_owned(), tokens.to_string()),
+            (CHECKSUM.to_owned(), sum),
         ]);
         let partial = path.with_extension("partial");
         safetensors::serialize_to_file(tensors, Some(metadata), &partial)
@@ -111,6 +133,25 @@ impl Cache {
     fn path(&self, wave: usize) -> PathBuf {
         self.folder.join(format!("block-{wave:04}.safetensors"))
     }
+}
+
+/// A model's name as a part of a folder's: names come out of files, and may have anything in
+/// them.
+fn plain(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name = name.chars().take(64);
+    name.map(|c| if allowed(c) { c } else { '-' }).collect()
+}
+
+/// CRC-32 of all tensors, in the order of their names.
+fn checksum<'a>(tensors: impl IntoIterator<Item = (&'a str, TensorView<'a>)>) -> String {
+    let sorted: BTreeMap<&str, TensorView<'a>> = tensors.into_iter().collect();
+    let mut crc = crc32fast::Hasher::new();
+    for (name, view) in sorted {
+        crc.update(name.as_bytes());
+        crc.update(view.data());
+    }
+    format!("{:08x}", crc.finalize())
 }
 
 /// Whether statistics have all that is wanted.
@@ -143,33 +184,43 @@ fn tensors_of<'a>(
         .collect()
 }
 
-/// `None` if the sums are not there, or a tensor is wrong.
-fn site_of(tensors: &SafeTensors<'_>, weight: &str, channels: usize) -> Option<SiteStatistics> {
-    let get = |name: &str, rows: Option<usize>| {
-        let Ok(tensor) = tensors.tensor(&format!("{weight}.{name}")) else {
-            return Some(None);
+/// A file of the cache.
+struct Kept<'a> {
+    tensors: SafeTensors<'a>,
+    tokens: u64,
+    checksum: String,
+}
+
+impl Kept<'_> {
+    /// Rows of a statistic, if it is there and as long as it must be.
+    fn rows(&self, weight: &str, name: &str, channels: usize) -> Option<usize> {
+        let tensor = self.tensors.tensor(&format!("{weight}.{name}")).ok()?;
+        match *tensor.shape() {
+            [rows, cols] if cols == channels && tensor.dtype() == Dtype::F32 => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// `None` if the sums are not there.
+    fn site(&self, weight: &str, channels: usize) -> Option<SiteStatistics> {
+        let get = |name: &str| {
+            self.rows(weight, name, channels)?;
+            let tensor = self.tensors.tensor(&format!("{weight}.{name}")).ok()?;
+            let (numbers, _) = tensor.data().as_chunks::<4>();
+            let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            Some(numbers.collect::<Vec<f32>>())
         };
-        let [own_rows, cols] = *tensor.shape() else {
-            return None;
-        };
-        let fits = cols == channels && rows.is_none_or(|rows| rows == own_rows);
-        let (numbers, _) = tensor.data().as_chunks::<4>();
-        let numbers = || {
-            numbers
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes))
-                .collect()
-        };
-        (tensor.dtype() == Dtype::F32 && fits).then(|| Some(numbers()))
-    };
-    Some(SiteStatistics {
-        channels,
-        square_sum: get(SQUARES, Some(1))??,
-        magnitude_sum: get(MAGNITUDES, Some(1))??,
-        gram: get(GRAM, Some(channels))?,
-        rows: get(ROWS, None)?,
-        ..SiteStatistics::default()
-    })
+        let of_length = |numbers: &Vec<f32>, rows: usize| numbers.len() == rows * channels;
+        Some(SiteStatistics {
+            channels,
+            tokens: self.tokens,
+            square_sum: get(SQUARES).filter(|sums| of_length(sums, 1))?,
+            magnitude_sum: get(MAGNITUDES).filter(|sums| of_length(sums, 1))?,
+            gram: get(GRAM).filter(|gram| of_length(gram, channels)),
+            rows: get(ROWS),
+            ..SiteStatistics::default()
+        })
+    }
 }
 
 fn cannot_write(path: &Path, error: SafeTensorError) -> Error {
@@ -178,4 +229,20 @@ fn cannot_write(path: &Path, error: SafeTensorError) -> Error {
         error => Error::other(format!("cannot write {}: {error}", path.display())),
     };
     error.suggest("choose another folder with --calibration-cache, or leave it out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_in_the_cache() {
+        assert_eq!(plain("org/Model 1.5_b"), "org-Model-1.5_b");
+        assert_eq!(plain("../../etc"), "..-..-etc");
+        assert_eq!(plain(&"ü".repeat(100)).len(), 64);
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), "../x", "0123456789abcdef0123").unwrap();
+        let expected = folder.path().join("..-x-0123456789abcdef");
+        assert_eq!(cache.folder, expected);
+    }
 }

@@ -28,7 +28,7 @@ use crate::graph::{Graph, Site};
 use crate::job::{Calibrator, Context, FileMark, Statistics, TensorSource};
 use crate::output::hex;
 use crate::source::SourceModel;
-use crate::text::{Choice, Corpus, Count, Tokenizer, Windows, cut};
+use crate::text::{Choice, Corpus, Count, Tokenizer, Windows, cut, naming};
 
 pub use activations::Activations;
 pub use run::Run;
@@ -46,6 +46,8 @@ const LENGTH: usize = 2048;
 /// what lies between two products to stay small. It must not depend on the machine, as sums in
 /// single precision depend on it.
 const BATCH_TOKENS: usize = 2048;
+/// What an unfit text is cut by.
+const OPTIONS: &str = "--calibration-samples, --calibration-length, --calibration-data";
 /// What the statistics of a cache depend on besides model and text.
 const VERSION: &str = "calibration 1";
 
@@ -116,7 +118,8 @@ impl<'a> Calibration<'a> {
             (samples, _) => Count::Exactly(samples.unwrap_or(SAMPLES)),
         };
         let choice = Choice::Sampled { seed: order.seed };
-        let windows = cut(&corpus, &tokenizer, length, count, choice, graph.vocabulary)?;
+        let windows = cut(&corpus, &tokenizer, length, count, choice, graph.vocabulary);
+        let windows = windows.map_err(|error| naming(error, OPTIONS))?;
         Ok(Self {
             model,
             graph,

@@ -41,9 +41,8 @@ impl<'a> Run<'a> {
         let cache = calibration.open_cache()?;
         let known = |wave: &usize| {
             let wanted = wants.of_wave(*wave, graph);
-            cache
-                .as_ref()
-                .is_some_and(|cache| cache.has(*wave, &wanted, graph))
+            let cache = cache.as_ref();
+            cache.is_some_and(|cache| cache.has(*wave, &wanted, graph))
         };
         let to_run: Vec<usize> = waves.iter().copied().filter(|wave| !known(wave)).collect();
         let tokens = calibration.windows.tokens.len();
@@ -154,6 +153,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// What the cache has for a wave.
+    fn recall(&self, wave: usize) -> Result<WaveStatistics> {
+        let graph = &self.calibration.graph;
+        let wanted = self.wants.of_wave(wave, graph);
+        let sites: Vec<Site> = wanted.keys().copied().collect();
+        let cache = self.cache.as_ref();
+        let known = cache.map(|cache| cache.load(wave, &sites, graph));
+        let known = known.filter(|known| covers(known, &wanted));
+        known.ok_or_else(|| {
+            Error::validation(format!(
+                "the calibration cache is damaged: block {wave} has not the numbers that were \
+                 written"
+            ))
+            .suggest("remove this model's folder in the cache; it is made again")
+        })
+    }
+
     /// Names the block in which the activations are no numbers any more.
     fn explain(&self, wave: usize, error: Error) -> Error {
         match error.class {
@@ -199,15 +215,10 @@ impl Statistics for Run<'_> {
 
     fn gather(&mut self, wave: usize) -> Result<()> {
         let graph = &self.calibration.graph;
-        let wanted = self.wants.of_wave(wave, graph);
         self.gathered = WaveStatistics::new();
-        if let Some(cache) = &self.cache {
-            let sites: Vec<Site> = wanted.keys().copied().collect();
-            let known = cache.load(wave, &sites, graph);
-            if covers(&known, &wanted) {
-                self.gathered = known;
-                return Ok(());
-            }
+        if !self.waves.contains(&wave) {
+            self.gathered = self.recall(wave)?;
+            return Ok(());
         }
         self.catch_up(wave)?;
         let gathered = self.run_wave(wave);

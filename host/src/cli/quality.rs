@@ -14,7 +14,7 @@ use crate::job;
 use crate::output::{Align, Bar, Table, bytes, emit, emit_json};
 use crate::quality::{Figures, Measured, PerToken, Subject, check, measure};
 use crate::system;
-use crate::text::{Choice, Corpus, Count, Tokenizer, Windows, cut};
+use crate::text::{Choice, Corpus, Count, Tokenizer, Windows, cut, naming};
 
 /// Windows, where the user does not say.
 const WINDOWS: usize = 64;
@@ -75,7 +75,8 @@ pub fn run(context: &Context, args: &QualityArgs) -> Result<()> {
         args.windows.map_or(Count::UpTo(WINDOWS), Count::Exactly),
         Choice::First,
         original.graph.vocabulary,
-    )?;
+    )
+    .map_err(|error| naming(error, "--windows, --context, --data"))?;
     let (count, dataset) = (windows.count(), &windows.dataset);
     let message = format!("Comparing on {count} windows of {length} tokens of {dataset}");
     context.ui.info(&message);

@@ -19,4 +19,4 @@ pub use corpus::Corpus;
 pub use documents::{Kind, documents};
 pub use sample::sorted_sample;
 pub use tokenizer::Tokenizer;
-pub use windows::{Choice, Count, Windows, cut};
+pub use windows::{Choice, Count, Windows, cut, naming};

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::sample::sorted_sample;
 use super::stream::{LIMITS, Stream, check_tokens};
 use super::{Corpus, Tokenizer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::output::hex;
 
 /// How many windows are wanted.
@@ -124,6 +124,17 @@ pub fn cut(
         length,
         tokens: windows,
     })
+}
+
+/// Adds to an error of [`cut`] which options to change.
+pub fn naming(error: Error, options: &str) -> Error {
+    match error.class {
+        ExitCode::InvalidArguments => {
+            let advice = format!("{}: {options}", error.advice());
+            error.suggest(advice)
+        }
+        _ => error,
+    }
 }
 
 /// Tokens of the text in a window.

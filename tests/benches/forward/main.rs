@@ -6,7 +6,7 @@
 //!
 //! | variable | | default |
 //! | --- | --- | --- |
-//! | `LLM_QUANTIZE_BENCH_MODEL` | a Hugging Face folder of a Llama | the tests' tiny one |
+//! | `LLM_QUANTIZE_BENCH_MODEL` | a Hugging Face folder | the tests' tiny one |
 //! | `LLM_QUANTIZE_BENCH_THREADS` | | 2 |
 //! | `LLM_QUANTIZE_BENCH_LENGTH` | tokens of a sample | 512 |
 //! | `LLM_QUANTIZE_BENCH_SAMPLES` | of a batch | 4 |
@@ -16,8 +16,6 @@
 //! The peak is that of the `gemm` crate on large matrices, one for each thread.
 
 #![allow(clippy::print_stdout, clippy::expect_used)]
-
-mod llama;
 
 use std::time::Instant;
 
@@ -35,7 +33,7 @@ fn main() {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-llama");
     let model = std::env::var("LLM_QUANTIZE_BENCH_MODEL").unwrap_or_else(|_| tiny.into());
     let source = SourceModel::open(&model, &[], ModelView::HuggingFace).expect("a model");
-    let graph = llama::graph(source.model());
+    let graph = Graph::of(source.model()).expect("a graph");
     let threads = Threads::new(number("THREADS", 2)).expect("threads");
     let bench = Bench::new(&graph, &source, &threads);
     let runs: Vec<Figures> = (0..number("RUNS", 3)).map(|_| bench.run()).collect();

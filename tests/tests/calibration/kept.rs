@@ -86,3 +86,21 @@ fn damaged_files_are_made_again() {
         }
     }
 }
+
+#[test]
+fn a_number_that_changed_is_noticed() {
+    let out = tempfile::tempdir().unwrap();
+    let cache = out.path().join("cache");
+    let (cache_text, path) = (text(&cache), out.path().join("i.gguf"));
+    let more = ["--calibration-cache", &cache_text, "--overwrite"];
+    analyze(&tiny_llama(), &path, &more).expect_code(0);
+    let file = inside(&cache).join("block-0002.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let error = analyze(&tiny_llama(), &path, &more).expect_code(6);
+    let message = super::message(&error);
+    assert!(message.contains("block 2"), "{message}");
+    fs::remove_file(&file).unwrap();
+    analyze(&tiny_llama(), &path, &more).expect_code(0);
+}

@@ -173,7 +173,7 @@ fn what_is_of_no_use_is_refused() {
     refused(
         2,
         &["--calibration-data", &text(&short)],
-        &["1024", "missing"],
+        &["1024", "missing", "--calibration-samples"],
     );
     refused(2, &["--calibration-length", "4096"], &["512"]);
     let other = out.path().join("text.pdf");

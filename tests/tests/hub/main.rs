@@ -8,6 +8,7 @@ mod cache;
 mod faults;
 mod gguf;
 mod headers;
+mod running;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -17,6 +17,15 @@
 //! plugin's identity ([`metadata`]) so that a host can read it without running code.
 //! Plugins and hosts of one major [`INTERFACE_VERSION`] work together, whichever is older.
 //!
+//! # Statistics
+//!
+//! A format that should know which inputs of a layer matter says so in its description
+//! ([`CalibrationUse`]). Its units then ask for statistics of the inputs of linear layers
+//! ([`Unit::statistics`]), by the weights' Hugging Face names: sums and means, XᵀX, a sample of
+//! rows. The host runs the model on the user's text, block by block, and hands them to
+//! [`Job::encode`]. A format whose outputs are not models but what such a run found out
+//! ([`Purpose::Analysis`]) has units without inputs.
+//!
 //! # A complete plugin
 //!
 //! `Cargo.toml`:

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use llm_quantize_plugin_api::kernels::hand_out;
-use llm_quantize_plugin_api::kernels::product::{Before, Tile, multiply, tiles};
+use llm_quantize_plugin_api::kernels::product::{Before, Tile, cuts, multiply, tiles};
 use llm_quantize_plugin_api::kernels::softmax::softmax_rows;
 use ndarray::{ArrayView2, s};
 
@@ -57,16 +57,7 @@ pub(super) fn attend(
 
 /// Blocks of queries, none of which has two samples.
 fn query_blocks(tokens: usize, length: usize) -> Vec<usize> {
-    let mut blocks = Vec::new();
-    for _ in 0..tokens / length {
-        let mut rest = length;
-        while rest > 0 {
-            let block = rest.min(QUERIES);
-            blocks.push(block);
-            rest -= block;
-        }
-    }
-    blocks
+    cuts(length, QUERIES).repeat(tokens / length)
 }
 
 /// The attention of one head and one block of queries.

@@ -66,8 +66,6 @@ pub struct Order {
     pub cache: Option<PathBuf>,
     /// Keep Gram matrices there, whether this run needs them or not.
     pub keep_gram: bool,
-    /// The folder for activations that do not fit into memory.
-    pub scratch: PathBuf,
 }
 
 /// A model and the text to run it on.
@@ -76,6 +74,8 @@ pub struct Calibration<'a> {
     graph: Graph,
     windows: Windows,
     order: Order,
+    /// The folder for activations that do not fit into memory.
+    scratch: PathBuf,
     built_in: bool,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Calibration<'a> {
     /// # Errors
     /// If the model's architecture or tokenizer is not supported, the text cannot be read, or
     /// there is too little of it.
-    pub fn prepare(source: &'a SourceModel, order: &Order) -> Result<Self> {
+    pub fn prepare(source: &'a SourceModel, order: &Order, scratch: &Path) -> Result<Self> {
         let model = match source.view() {
             ModelView::HuggingFace => Model::Source(source),
             ModelView::Native => Model::View(Box::new(source.as_hugging_face()?)),
@@ -125,6 +125,7 @@ impl<'a> Calibration<'a> {
             graph,
             windows,
             order: order.clone(),
+            scratch: scratch.to_owned(),
             built_in: corpus.built_in,
         })
     }
@@ -194,12 +195,24 @@ impl<'a> Calibration<'a> {
         Cache::open(folder, &self.model().model().name, &self.key()?).map(Some)
     }
 
+    /// What to gather: what the plan asks for, and what the cache shall have besides.
+    fn wants(&self, plan: &Plan) -> Result<Wants> {
+        let mut wants = Wants::of(plan, &self.graph)?;
+        if self.order.keep_gram {
+            wants.everywhere(Wanted {
+                gram: true,
+                rows: 0,
+            });
+        }
+        Ok(wants)
+    }
+
     /// Where activations go if they do not fit into memory beside everything else.
     fn spill(&self, context: &Context<'_>, wants: &Wants) -> Option<&Path> {
         let needed = self
             .least_memory(wants)
             .saturating_add(self.activation_bytes());
-        (needed > context.max_memory).then_some(&self.order.scratch)
+        (needed > context.max_memory).then_some(&self.scratch)
     }
 
     fn activation_bytes(&self) -> u64 {
@@ -230,7 +243,7 @@ impl Model<'_> {
 
 impl Calibrator for Calibration<'_> {
     fn check(&self, plan: &Plan) -> Result<()> {
-        Wants::of(plan, &self.graph).map(drop)
+        self.wants(plan).map(drop)
     }
 
     fn wave(&self, site: &str) -> Option<usize> {
@@ -238,7 +251,8 @@ impl Calibrator for Calibration<'_> {
     }
 
     fn memory_needed(&self, plan: &Plan) -> u64 {
-        Wants::of(plan, &self.graph).map_or(0, |wants| self.least_memory(&wants))
+        self.wants(plan)
+            .map_or(0, |wants| self.least_memory(&wants))
     }
 
     fn start<'a>(
@@ -248,13 +262,7 @@ impl Calibrator for Calibration<'_> {
         folder: Option<&Path>,
         context: &'a Context<'a>,
     ) -> Result<Box<dyn Statistics + 'a>> {
-        let mut wants = Wants::of(plan, &self.graph)?;
-        if self.order.keep_gram {
-            wants.everywhere(Wanted {
-                gram: true,
-                rows: 0,
-            });
-        }
+        let wants = self.wants(plan)?;
         let checkpoint = match folder {
             Some(folder) => Some(Checkpoint::new(folder, &self.key()?)?),
             None => None,

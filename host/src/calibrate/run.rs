@@ -110,7 +110,7 @@ impl<'a> Run<'a> {
         let step = calibration.batch_tokens();
         let mut batch = Batch::new(calibration.windows.length);
         for first in (0..self.activations.rows()).step_by(step) {
-            self.check_interrupt()?;
+            self.context.cancel.check()?;
             let count = step.min(self.activations.rows() - first);
             batch.residual.resize(count * graph.hidden, 0.0);
             self.activations.read(first, &mut batch.residual)?;
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         let step = calibration.batch_tokens();
         let mut rows = Vec::new();
         for first in (0..self.activations.rows()).step_by(step) {
-            self.check_interrupt()?;
+            self.context.cancel.check()?;
             let count = step.min(self.activations.rows() - first);
             rows.resize(count * graph.hidden, 0.0);
             self.activations.read(first, &mut rows)?;
@@ -144,13 +144,6 @@ impl<'a> Run<'a> {
             sums.add(&rows, self.context.threads)?;
         }
         Ok(())
-    }
-
-    fn check_interrupt(&self) -> Result<()> {
-        match self.context.cancel.is_set() {
-            true => Err(Error::interrupted()),
-            false => Ok(()),
-        }
     }
 
     /// What the cache has for a wave.

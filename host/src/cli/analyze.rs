@@ -23,10 +23,8 @@ pub fn run(context: &Context, args: &AnalyzeArgs) -> Result<()> {
     let session = Session::start(context)?;
     let target = session.target(FORMAT)?;
     let (folder, name) = place(args.output.as_deref())?;
-    let scratch = folder.clone();
-    let mut text = calibration::asked_for(&args.calibration, &scratch).unwrap_or_default();
+    let mut text = calibration::asked_for(&args.calibration).unwrap_or_default();
     text.keep_gram = args.with_gram;
-    text.scratch = scratch;
     let order = Order {
         level: level(&target)?,
         folder,

@@ -1,6 +1,7 @@
 //! The command line as one table: parsing, help, completions and the manual all come
 //! from it.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -56,7 +57,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub plugin_dir: Vec<PathBuf>,
     /// Worker threads [default: the cores available to the process]
-    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    #[arg(long, global = true, value_name = "N", value_parser = whole(1..=4096))]
     pub threads: Option<usize>,
 }
 
@@ -153,10 +154,10 @@ pub struct CalibrationArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub calibration_data: Option<PathBuf>,
     /// Samples of the text, 1 to 4096 [default: 256]
-    #[arg(long, value_name = "N", value_parser = samples)]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4096))]
     pub calibration_samples: Option<usize>,
     /// Tokens in a sample [default: 2048, or the model's context if that is shorter]
-    #[arg(long, value_name = "N", value_parser = sample_length)]
+    #[arg(long, value_name = "N", value_parser = whole(8..=1_048_576))]
     pub calibration_length: Option<usize>,
     /// Which samples are chosen, if the text has more than that
     #[arg(long, value_name = "N")]
@@ -281,10 +282,10 @@ pub struct QualityArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub data: Option<PathBuf>,
     /// Windows of the text [default: 64, or as many as there are]
-    #[arg(long, value_name = "N", value_parser = windows)]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_048_576))]
     pub windows: Option<usize>,
     /// Tokens in a window [default: 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "N", value_parser = window_length)]
+    #[arg(long, value_name = "N", value_parser = whole(2..=1_048_576))]
     pub context: Option<usize>,
     /// Write the log-probability of every token into this file, a JSON object a line
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
@@ -338,38 +339,17 @@ pub struct ManArgs {
     pub dir: Option<PathBuf>,
 }
 
-fn threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=4096) => Ok(count),
-        _ => Err("give a whole number from 1 to 4096".into()),
-    }
-}
-
-fn samples(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=4096) => Ok(count),
-        _ => Err("give a whole number from 1 to 4096".into()),
-    }
-}
-
-fn sample_length(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 8..=1_048_576) => Ok(count),
-        _ => Err("give a whole number from 8 to 1048576".into()),
-    }
-}
-
-fn windows(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=1_048_576) => Ok(count),
-        _ => Err("give a whole number from 1 to 1048576".into()),
-    }
-}
-
-fn window_length(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(length @ 2..=1_048_576) => Ok(length),
-        _ => Err("give a whole number from 2 to 1048576".into()),
+/// Reads a whole number of a range.
+fn whole(
+    range: RangeInclusive<usize>,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (from, to) = (range.start(), range.end());
+        match number {
+            Some(number) => Ok(number),
+            None => Err(format!("give a whole number from {from} to {to}")),
+        }
     }
 }
 

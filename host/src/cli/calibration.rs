@@ -11,9 +11,8 @@ use crate::calibrate::{Calibration, Order};
 use crate::error::{Error, Result};
 use crate::source::SourceModel;
 
-/// What the user asks for; `None` if for nothing. `scratch` is a folder for what does not fit
-/// into memory.
-pub fn asked_for(args: &CalibrationArgs, scratch: &Path) -> Option<Order> {
+/// What the user asks for; `None` if for nothing.
+pub fn asked_for(args: &CalibrationArgs) -> Option<Order> {
     let CalibrationArgs {
         calibration_data: data,
         calibration_samples: samples,
@@ -33,11 +32,11 @@ pub fn asked_for(args: &CalibrationArgs, scratch: &Path) -> Option<Order> {
         seed: seed.unwrap_or(0),
         cache: cache.clone(),
         keep_gram: false,
-        scratch: scratch.to_owned(),
     })
 }
 
-/// The calibration that a format needs or the user asks for.
+/// The calibration that a format needs or the user asks for; `scratch` is a folder for what
+/// does not fit into memory.
 ///
 /// # Errors
 /// If the format takes none, or the text or the model is of no use.
@@ -47,10 +46,7 @@ pub fn prepare<'a>(
     asked: Option<&Order>,
     scratch: &Path,
 ) -> Result<Option<Calibration<'a>>> {
-    let usual = Order {
-        scratch: scratch.to_owned(),
-        ..Order::default()
-    };
+    let usual = Order::default();
     let order = match (target.description()?.calibration, asked) {
         (CalibrationUse::Never, Some(_)) => {
             return Err(Error::invalid_arguments(format!(
@@ -63,7 +59,7 @@ pub fn prepare<'a>(
         (_, None) => return Ok(None),
         (_, Some(order)) => order,
     };
-    Calibration::prepare(source, order).map(Some)
+    Calibration::prepare(source, order, scratch).map(Some)
 }
 
 /// Tells what the user should know about a calibration before it runs.

@@ -25,7 +25,7 @@ pub fn run(context: &Context, args: &QuantizeArgs) -> Result<()> {
         group_size: args.group_size,
         max_memory: args.max_memory,
         dry_run: args.dry_run,
-        calibration: calibration::asked_for(&args.calibration, &args.output.output_dir),
+        calibration: calibration::asked_for(&args.calibration),
         ..order_of(&args.output, &args.checkpoints)
     };
     context.ui.info(&format!("Loading model: {}", args.model));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use llm_quantize_plugin_api::ModelDescription;
-use llm_quantize_plugin_api::hf_config::{Config, Rope, rotary_part};
+use llm_quantize_plugin_api::hf_config::{Config, Rope, experts_key, rotary_part};
 
 use super::families::{Family, LAYER, Names};
 use super::layers::{Rotated, Windows};
@@ -68,13 +68,11 @@ fn head(
 
 /// Refuses what the graph has no words for.
 fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
-    for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
-        if config.integer(key)?.is_some_and(|experts| experts > 0) {
-            return Err(Error::unsupported(format!(
-                "config.json: \"{key}\" says that this is a mixture of experts, which cannot be \
-                 run by this program"
-            )));
-        }
+    if let Some(key) = experts_key(config)? {
+        return Err(Error::unsupported(format!(
+            "config.json: \"{key}\" says that this is a mixture of experts, which cannot be \
+             run by this program"
+        )));
     }
     if rotary_part(config)?.is_some_and(|part| part != 1.0) {
         return Err(Error::unsupported(

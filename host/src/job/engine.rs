@@ -264,9 +264,7 @@ impl Engine<'_> {
         buffers: &mut Vec<Vec<f32>>,
         statistics: Option<&dyn Statistics>,
     ) -> Result<Encoded> {
-        if self.cancel.is_set() {
-            return Err(Error::interrupted());
-        }
+        self.cancel.check()?;
         let unit = &self.job.plan().units[piece.unit];
         buffers.resize_with(unit.inputs.len().max(buffers.len()), Vec::new);
         let inputs = self.read(unit, piece, buffers)?;

@@ -184,9 +184,7 @@ impl<'a> Build<'a> {
         })?;
         job.source.check_unchanged()?;
         timed(progress, "syncing", || self.staging.sync())?;
-        if self.context.cancel.is_set() {
-            return Err(Error::interrupted());
-        }
+        self.context.cancel.check()?;
         if let Some(journal) = &self.journal
             && job.destination.targets.len() > 1
         {

@@ -104,6 +104,17 @@ impl CancelFlag {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Ends the work if it is set.
+    ///
+    /// # Errors
+    /// [`Error::interrupted`].
+    pub fn check(&self) -> Result<()> {
+        match self.is_set() {
+            true => Err(Error::interrupted()),
+            false => Ok(()),
+        }
+    }
+
     /// The flag itself, for a signal handler.
     pub fn shared(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)

@@ -45,7 +45,7 @@ impl Run<'_> {
             }
             let mut rest = &mut positions[..];
             for batch in 0..original.1.len() {
-                self.check_interrupt()?;
+                self.context.cancel.check()?;
                 let windows = tiles.0.multiply(self, batch, rows) / self.windows.length;
                 if let Some(tile) = &mut tiles.1 {
                     tile.multiply(self, batch, rows);

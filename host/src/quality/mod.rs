@@ -167,13 +167,6 @@ impl Run<'_> {
         self.windows.tokens.chunks(self.batch * self.windows.length)
     }
 
-    fn check_interrupt(&self) -> Result<()> {
-        match self.context.cancel.is_set() {
-            true => Err(Error::interrupted()),
-            false => Ok(()),
-        }
-    }
-
     /// Tokens through blocks; heads count as blocks, the original's once a comparison.
     fn work(&self, original: &Subject, quantized: &[Subject]) -> Work {
         let heads: u64 = quantized.iter().map(Subject::head_blocks).sum();

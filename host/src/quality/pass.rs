@@ -22,7 +22,7 @@ impl Run<'_> {
         let forward = Forward::new(graph, self.windows.length, threads);
         let mut states: States = Vec::new();
         for tokens in self.batches() {
-            self.check_interrupt()?;
+            self.context.cancel.check()?;
             let mut residual = vec![0.0; tokens.len() * graph.hidden];
             forward.embed(source, tokens, &mut residual)?;
             states.push(residual);
@@ -31,7 +31,7 @@ impl Run<'_> {
         for block in 0..graph.blocks.len() {
             let weights = BlockWeights::load(graph, block, source, threads)?;
             for residual in &mut states {
-                self.check_interrupt()?;
+                self.context.cancel.check()?;
                 std::mem::swap(&mut batch.residual, residual);
                 forward.enter(&weights, &mut batch);
                 for stage in 0..graph.blocks[block].stages.len() {

@@ -9,6 +9,19 @@ use crate::{Error, Result};
 
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling, rotary_part};
 
+/// The key that makes a model a mixture of experts, if one does.
+///
+/// # Errors
+/// If one is no whole number.
+pub fn experts_key(config: &Config<'_>) -> Result<Option<&'static str>> {
+    for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
+        if config.integer(key)?.is_some_and(|experts| experts > 0) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
 /// A JSON object of a model's configuration; `null` counts as absent everywhere, as
 /// transformers writes it for "not set".
 #[derive(Debug, Clone, Copy)]

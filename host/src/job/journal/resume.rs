@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::header::FORMAT_VERSION;
 use super::record::{Line, Record, parse};
 use super::{Header, Place, is_absent, refused};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::output_map::OutputMap;
 use crate::job::pieces::Piece;
 use crate::job::staging::{Destination, span_range};
@@ -161,9 +161,7 @@ pub fn take_over(
             results[index].get_or_init(|| there);
         }
     });
-    if cancel.is_set() {
-        return Err(Error::interrupted());
-    }
+    cancel.check()?;
     let mut taken = Taken {
         done: pieces.iter().map(|_| None).collect(),
         lost: 0,

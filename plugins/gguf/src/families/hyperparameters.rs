@@ -1,6 +1,6 @@
 //! The numbers of a model's architecture, from whichever side they come.
 
-use llm_quantize_plugin_api::hf_config::{Config, Rope, RopeScaling, rotary_part};
+use llm_quantize_plugin_api::hf_config::{Config, Rope, RopeScaling, experts_key, rotary_part};
 use llm_quantize_plugin_api::{Error, Result};
 use serde_json::Value;
 
@@ -164,13 +164,11 @@ fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
              not \"{activation}\""
         )));
     }
-    for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
-        if config.integer(key)?.is_some_and(|experts| experts > 0) {
-            return Err(Error::unsupported(format!(
-                "config.json: \"{key}\" says that this is a mixture of experts, which the GGUF \
-                 plugin does not support"
-            )));
-        }
+    if let Some(key) = experts_key(config)? {
+        return Err(Error::unsupported(format!(
+            "config.json: \"{key}\" says that this is a mixture of experts, which the GGUF \
+             plugin does not support"
+        )));
     }
     if rotary_part(config)?.is_some_and(|part| part != 1.0) {
         return Err(Error::unsupported(

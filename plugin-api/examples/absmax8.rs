@@ -124,10 +124,7 @@ impl Job for Absmax8Job {
             squared_error += encode_row(&weights, out);
         }
         Ok(EncodeReport {
-            measures: vec![Measure {
-                name: "squared_error".into(),
-                value: squared_error,
-            }],
+            measures: vec![Measure::new("squared_error", squared_error)],
         })
     }
 

@@ -35,7 +35,7 @@
 //! crate-type = ["cdylib"]
 //!
 //! [dependencies]
-//! llm-quantize-plugin-api = "1.0"
+//! llm-quantize-plugin-api = "1.1"
 //! serde_json = "1"
 //! ```
 //!

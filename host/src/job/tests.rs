@@ -61,10 +61,7 @@ impl Job for MeasuringJob {
         let value = 1.0 / (3.0 + call.unit as f64);
         self.inner.encode(call)?;
         Ok(EncodeReport {
-            measures: vec![Measure {
-                name: "error".into(),
-                value,
-            }],
+            measures: vec![Measure::new("error", value)],
         })
     }
 

@@ -49,6 +49,7 @@ impl SourceModel {
             config: parts.config,
             tensors: std::mem::take(&mut weights.tensors),
             files: parts.files.iter().map(|f| f.name().to_owned()).collect(),
+            sites: Vec::new(),
             facts: Vec::new(),
         };
         Self {

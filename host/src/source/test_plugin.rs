@@ -52,6 +52,7 @@ impl Converter for TextConverter {
             config: serde_json::json!({}),
             tensors: vec![tensor],
             files: vec!["vocab.txt".into()],
+            sites: Vec::new(),
             facts: vec![("text.version".into(), "1".into())],
             ..ModelDescription::default()
         };

@@ -17,8 +17,8 @@ use super::raw::{
 };
 use super::wire;
 use crate::interface::{
-    Converter, CpuLevel, EncodeCall, FileView, Host, HostServices, Inputs, Job, LogLevel,
-    ModelDescription, ModelView, PlanRequest, Quantizer, Reader, Result, guarded,
+    Converter, CpuLevel, DecodeCall, EncodeCall, FileView, Host, HostServices, Inputs, Job,
+    LogLevel, ModelDescription, ModelView, PlanRequest, Quantizer, Reader, Result, guarded,
 };
 
 /// Makes the plugin's quantizer, if it has one.
@@ -177,6 +177,30 @@ impl RawJob for ExportedJob {
     fn verify(&self, files: RSlice<'_, RawFileView<'_>>) -> RawResult<()> {
         wire::to_raw(guarded(|| {
             self.0.verify(&wire::files_from_raw(files.as_slice()))
+        }))
+    }
+
+    fn decode(
+        &self,
+        unit: usize,
+        input: usize,
+        first_row: u64,
+        end_row: u64,
+        vectors: RSlice<'_, RawTensorView<'_>>,
+        outputs: RSlice<'_, RSlice<'_, u8>>,
+        mut out: RSliceMut<'_, f32>,
+    ) -> RawResult<()> {
+        wire::to_raw(guarded(|| {
+            let vectors = wire::tensors_from_raw(vectors.as_slice())?;
+            let outputs: Vec<&[u8]> = outputs.iter().map(RSlice::as_slice).collect();
+            self.0.decode(DecodeCall {
+                unit,
+                input,
+                rows: first_row..end_row,
+                vectors: &vectors,
+                outputs: &outputs,
+                out: out.as_mut_slice(),
+            })
         }))
     }
 }

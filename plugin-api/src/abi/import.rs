@@ -12,8 +12,9 @@ use super::raw::{
 };
 use super::wire;
 use crate::interface::{
-    AffineGroups, Converter, EncodeCall, EncodeReport, FileView, FormatDescription, Host, Inputs,
-    Job, LogLevel, ModelDescription, ModelView, Plan, PlanRequest, Quantizer, Reader, Result,
+    AffineGroups, Converter, DecodeCall, EncodeCall, EncodeReport, FileView, FormatDescription,
+    Host, Inputs, Job, LogLevel, ModelDescription, ModelView, Plan, PlanRequest, Quantizer, Reader,
+    Result,
 };
 
 /// Makes the quantizer of a loaded plugin, if it has one.
@@ -145,6 +146,21 @@ impl Job for ImportedJob {
     fn verify(&self, files: &[FileView<'_>]) -> Result<()> {
         let files = wire::files_to_raw(files);
         wire::from_raw(self.raw.verify(RSlice::from_slice(&files)))
+    }
+
+    fn decode(&self, call: DecodeCall<'_>) -> Result<()> {
+        let vectors = wire::tensors_to_raw(call.vectors);
+        let outputs: Vec<RSlice<'_, u8>> =
+            call.outputs.iter().map(|o| RSlice::from_slice(o)).collect();
+        wire::from_raw(self.raw.decode(
+            call.unit,
+            call.input,
+            call.rows.start,
+            call.rows.end,
+            RSlice::from_slice(&vectors),
+            RSlice::from_slice(&outputs),
+            RSliceMut::from_mut_slice(call.out),
+        ))
     }
 }
 

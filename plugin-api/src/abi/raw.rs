@@ -21,6 +21,8 @@ use abi_stable::sabi_trait;
 use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RArc, RBox, ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec};
 
+use crate::interface::ErrorKind;
+
 /// An error; see [`crate::Error`].
 #[repr(C)]
 #[derive(Debug, Clone, StableAbi)]
@@ -67,6 +69,7 @@ pub struct RawFileView<'a> {
 #[repr(C)]
 #[derive(Debug, Clone, StableAbi)]
 pub struct RawMeasure {
+    /// With a subject: the subject, a tab, and the name.
     pub name: RString,
     pub value: f64,
 }
@@ -152,6 +155,24 @@ pub trait RawJob: Send + Sync {
     ) -> RawResult<RVec<RawMeasure>>;
     #[sabi(last_prefix_field)]
     fn verify(&self, files: RSlice<'_, RawFileView<'_>>) -> RawResult<()>;
+    /// Since 1.1.
+    fn decode(
+        &self,
+        unit: usize,
+        input: usize,
+        first_row: u64,
+        end_row: u64,
+        vectors: RSlice<'_, RawTensorView<'_>>,
+        outputs: RSlice<'_, RSlice<'_, u8>>,
+        out: RSliceMut<'_, f32>,
+    ) -> RawResult<()> {
+        let _ = (input, first_row, end_row, vectors, outputs, out);
+        RResult::RErr(RawError {
+            kind: ErrorKind::Internal.code(),
+            message: format!("unit {unit} cannot be decoded: the plugin is too old").into(),
+            suggestion: ROption::RNone,
+        })
+    }
 }
 
 /// See [`crate::Converter`].

@@ -74,10 +74,7 @@ impl Job for EchoJob {
         self.host.log(LogLevel::Warning, "from the plugin");
         self.host.progress(1, 2);
         let cancelled = f64::from(u8::from(self.host.is_cancelled()));
-        let measure = |name: &str, value| Measure {
-            name: name.into(),
-            value,
-        };
+        let measure = Measure::new;
         Ok(EncodeReport {
             measures: vec![
                 measure("sum", sum.into_inner() as f64),

@@ -142,7 +142,10 @@ pub(super) fn report_to_raw(report: EncodeReport) -> Vec<RawMeasure> {
         .measures
         .into_iter()
         .map(|measure| RawMeasure {
-            name: measure.name.into(),
+            name: match measure.subject.as_str() {
+                "" => measure.name.into(),
+                subject => format!("{subject}\t{}", measure.name).into(),
+            },
             value: measure.value,
         })
         .collect()
@@ -152,9 +155,12 @@ pub(super) fn report_from_raw(measures: impl IntoIterator<Item = RawMeasure>) ->
     EncodeReport {
         measures: measures
             .into_iter()
-            .map(|measure| Measure {
-                name: measure.name.into(),
-                value: measure.value,
+            .map(|measure| {
+                let (subject, name) = match measure.name.split_once('\t') {
+                    Some(parts) => parts,
+                    None => ("", measure.name.as_str()),
+                };
+                Measure::of(subject, name, measure.value)
             })
             .collect(),
     }

@@ -20,7 +20,7 @@ pub use format::{
     PlanRequest, Purpose, parse_size,
 };
 pub use groups::AffineGroups;
-pub use model::{ElementType, ModelDescription, ModelView, TensorInfo};
+pub use model::{ElementType, Fold, ModelDescription, ModelView, Site, TensorInfo};
 pub use plan::{
     CalibrationPlan, Container, FileContent, Flow, Grain, Literal, OutputFile, Plan, PlannedTensor,
     RowSplit, Span, Statistic, StatisticRequest, Unit, UnitInput,
@@ -29,4 +29,6 @@ pub use plan_check::check_plan;
 pub(crate) use services::guarded;
 pub use services::{CpuLevel, Host, HostServices, InlineHost, LogLevel};
 pub use traits::{Converter, Inputs, Job, Quantizer, Reader};
-pub use views::{EncodeCall, EncodeReport, FileView, Measure, StatisticView, TensorView};
+pub use views::{
+    DecodeCall, EncodeCall, EncodeReport, FileView, Measure, StatisticView, TensorView,
+};

@@ -93,6 +93,51 @@ impl TensorInfo {
     }
 }
 
+/// Linear layers that read the same input: statistics of one are those of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Name for people, e.g. `attention input`.
+    pub name: String,
+    /// The transformer block that it is in; `None` for the output head.
+    #[serde(default)]
+    pub block: Option<u32>,
+    /// The layers' weights (outputs × inputs), as places in [`ModelDescription::tensors`].
+    pub layers: Vec<usize>,
+    /// What computes the input.
+    #[serde(default)]
+    pub fold: Fold,
+}
+
+/// What computes a site's input, as far as factors for its channels can be folded into that:
+/// where the tensor's numbers are divided by them, so is the input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fold {
+    /// Something that nothing can be folded into.
+    #[default]
+    Nowhere,
+    /// A norm with this weight: an element for each channel.
+    Norm {
+        /// Place of the weight.
+        weight: usize,
+    },
+    /// The product of an activation and this layer's outputs: a row for each channel.
+    Rows {
+        /// Place of the layer's weight.
+        weight: usize,
+    },
+    /// What attention gathers of this layer's outputs (the values): each head of them serves so
+    /// many heads of channels, one after the other.
+    Values {
+        /// Place of the layer's weight.
+        weight: usize,
+        /// Elements of a head.
+        head_dim: usize,
+        /// Heads of channels for each head of values.
+        shared_by: usize,
+    },
+}
+
 /// What a plugin is told about a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelDescription {
@@ -109,6 +154,10 @@ pub struct ModelDescription {
     /// Names of the files beside the tensors that [`Inputs::file`](super::Inputs)
     /// gives out (tokenizer files, `generation_config.json`, templates).
     pub files: Vec<String>,
+    /// The linear layers by the inputs that they read, in the order in which the model runs
+    /// them; empty if the host does not know this architecture, or in a native view.
+    #[serde(default)]
+    pub sites: Vec<Site>,
     /// Facts that only the source's format has, for people: what `info` prints
     /// beyond the usual.
     #[serde(default)]

@@ -200,7 +200,8 @@ pub enum Grain {
 pub enum Flow {
     /// The original model's.
     Original,
-    /// Those of the layers that are already quantized.
+    /// Those of the layers that are already quantized: the layers of units that asked for
+    /// statistics are [decoded](super::Job::decode) before any token passes them.
     Quantized,
 }
 

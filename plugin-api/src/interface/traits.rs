@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    AffineGroups, EncodeCall, EncodeReport, FileView, FormatDescription, ModelDescription,
-    ModelView, Plan, PlanRequest, Result,
+    AffineGroups, DecodeCall, EncodeCall, EncodeReport, Error, FileView, FormatDescription,
+    ModelDescription, ModelView, Plan, PlanRequest, Result,
 };
 
 /// What a plugin may look at while it plans.
@@ -46,6 +46,18 @@ pub trait Job: Send + Sync {
     /// Reads the finished files with the plugin's own reader and compares them with
     /// the plan. The files come in the plan's order.
     fn verify(&self, files: &[FileView<'_>]) -> Result<()>;
+
+    /// Gives back the numbers of a layer as they were encoded, in the place of the original's:
+    /// what the model computes with them on the original's inputs is what the output computes.
+    /// Only for plans whose calibration flows on [quantized](super::Flow::Quantized), and only
+    /// asked of the linear layers of units that asked for statistics. Called from many threads
+    /// at once, with any rows.
+    fn decode(&self, call: DecodeCall<'_>) -> Result<()> {
+        Err(Error::internal(format!(
+            "unit {} cannot be decoded: this job has no decoder",
+            call.unit
+        )))
+    }
 }
 
 /// Recognises and opens models of a format.

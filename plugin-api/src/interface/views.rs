@@ -130,20 +130,57 @@ pub struct EncodeCall<'a> {
     pub outputs: &'a mut [&'a mut [u8]],
 }
 
+/// One call of [`super::Job::decode`].
+#[derive(Debug)]
+pub struct DecodeCall<'a> {
+    /// Place of the unit in [`super::Plan::units`].
+    pub unit: usize,
+    /// Place of the tensor among the unit's inputs.
+    pub input: usize,
+    /// The tensor's rows that are wanted.
+    pub rows: Range<u64>,
+    /// The unit's inputs of one dimension (norms), in its order.
+    pub vectors: &'a [TensorView<'a>],
+    /// The unit's whole output spans, as they were encoded.
+    pub outputs: &'a [&'a [u8]],
+    /// Where the numbers go: exactly those rows.
+    pub out: &'a mut [f32],
+}
+
 /// What a plugin tells about a piece of work.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EncodeReport {
-    /// Any figures; the host sums them up by name over the job.
+    /// Any figures; the host sums them up by subject and name over the job.
     pub measures: Vec<Measure>,
 }
 
 /// One figure of a report.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measure {
+    /// What it is about, e.g. a layer (`model.layers.0.mlp.up_proj`); empty if it is about the
+    /// whole output.
+    pub subject: String,
     /// Name, e.g. `squared_error`.
     pub name: String,
-    /// Value; sums must make sense.
+    /// Value; sums over the pieces of a unit (and without a subject, over all units) must make
+    /// sense.
     pub value: f64,
+}
+
+impl Measure {
+    /// A figure about the whole output.
+    pub fn new(name: &str, value: f64) -> Self {
+        Self::of("", name, value)
+    }
+
+    /// A figure about a part of it, e.g. a layer.
+    pub fn of(subject: &str, name: &str, value: f64) -> Self {
+        Self {
+            subject: subject.into(),
+            name: name.into(),
+            value,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -46,10 +46,7 @@ impl Record {
     pub fn measures(&self) -> Vec<Measure> {
         let measures = self.measures.iter();
         measures
-            .map(|(name, bits)| Measure {
-                name: name.clone(),
-                value: f64::from_bits(*bits),
-            })
+            .map(|(name, bits)| Measure::new(name, f64::from_bits(*bits)))
             .collect()
     }
 }
@@ -99,10 +96,7 @@ mod tests {
 
     fn record(unit: usize, value: f64) -> Record {
         let piece = Piece { unit, rows: 3..7 };
-        let measure = Measure {
-            name: "squared_error".into(),
-            value,
-        };
+        let measure = Measure::new("squared_error", value);
         Record::new(&piece, 0xdead_beef, &[measure])
     }
 

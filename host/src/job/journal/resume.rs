@@ -213,10 +213,7 @@ mod tests {
     }
 
     fn record(unit: usize, start: u64, bytes: &[u8]) -> Record {
-        let measure = Measure {
-            name: "e".into(),
-            value: 0.5,
-        };
+        let measure = Measure::new("e", 0.5);
         let rows = start..start + 2;
         Record::new(&Piece { unit, rows }, checksum([bytes]), &[measure])
     }

@@ -59,6 +59,7 @@ pub fn open(host: &Host, stored: Stored, files: &[FileView<'_>]) -> Result<GgufR
             .map(|(place, tensor)| present(&place.tensor, tensor))
             .collect(),
         files: side_files.0.iter().map(|(name, _)| name.clone()).collect(),
+        sites: Vec::new(),
         facts: stored.facts(),
     };
     Ok(GgufReader {

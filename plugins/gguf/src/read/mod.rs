@@ -117,6 +117,7 @@ fn native(stored: Stored, files: &[FileView<'_>]) -> GgufReader {
         config: serde_json::json!({}),
         tensors: stored.tensors.iter().map(describe).collect(),
         files: files.iter().map(|file| file.name.to_owned()).collect(),
+        sites: Vec::new(),
         facts: stored.facts(),
     };
     let places = stored.tensors.into_iter().map(|tensor| Place {

@@ -1,6 +1,7 @@
 //! Numeric code that formats share.
 
 pub mod activation;
+pub mod bits;
 pub mod convert;
 pub mod divergence;
 pub mod exp;

@@ -10,10 +10,15 @@ mod build;
 pub mod families;
 mod layers;
 mod rotary;
+mod sites;
+#[cfg(test)]
+mod testing;
 
 use llm_quantize_plugin_api::ModelDescription;
 
 use crate::error::Result;
+
+pub use sites::sites_of;
 
 /// A causal language model, ready to be run.
 #[derive(Debug, Clone, PartialEq)]

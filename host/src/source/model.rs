@@ -16,6 +16,7 @@ use super::plugin::PluginModel;
 use super::weights::Weights;
 use super::{Located, MappedFile, NamedConverter, config, locate};
 use crate::error::{Error, ExitCode, Result};
+use crate::graph::sites_of;
 
 /// A model that was opened.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl SourceModel {
 
     pub(super) fn from_folder(path: PathBuf, name: String, parts: Parts) -> Self {
         let mut weights = parts.weights;
-        let model = ModelDescription {
+        let mut model = ModelDescription {
             name,
             format: "hf".into(),
             config: parts.config,
@@ -52,6 +53,7 @@ impl SourceModel {
             sites: Vec::new(),
             facts: Vec::new(),
         };
+        model.sites = sites_of(&model);
         Self {
             path,
             model,
@@ -61,7 +63,12 @@ impl SourceModel {
     }
 
     pub(super) fn from_plugin(path: PathBuf, opened: (PluginModel, ModelDescription)) -> Self {
-        let (store, model) = opened;
+        let (store, mut model) = opened;
+        // The host runs the model, so it says where inputs are; a reader's word does not count.
+        model.sites = match store.view() {
+            ModelView::HuggingFace => sites_of(&model),
+            ModelView::Native => Vec::new(),
+        };
         Self {
             path,
             model,

@@ -192,3 +192,14 @@ fn a_source_that_somebody_writes_to_is_refused() {
     std::fs::write(keep.path().join("m.text"), "TEXT 12345").unwrap();
     assert!(model.check_unchanged().is_err());
 }
+
+#[test]
+fn a_model_that_can_be_run_has_sites() {
+    // Without most of its tensors it cannot.
+    assert!(folder().1.model().sites.is_empty());
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tiny-llama");
+    let model = SourceModel::open(tiny, &[], ModelView::HuggingFace).unwrap();
+    let sites = &model.model().sites;
+    assert_eq!(sites.len() as u64, 4 * model.num_layers() + 1);
+    assert!(sites.iter().all(|site| !site.layers.is_empty()));
+}

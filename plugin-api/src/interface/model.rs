@@ -125,12 +125,18 @@ pub enum Fold {
     Rows {
         /// Place of the layer's weight.
         weight: usize,
+        /// Place of its bias, if it has one: that must be divided, too.
+        #[serde(default)]
+        bias: Option<usize>,
     },
     /// What attention gathers of this layer's outputs (the values): each head of them serves so
     /// many heads of channels, one after the other.
     Values {
         /// Place of the layer's weight.
         weight: usize,
+        /// Place of its bias, if it has one: that must be divided, too.
+        #[serde(default)]
+        bias: Option<usize>,
         /// Elements of a head.
         head_dim: usize,
         /// Heads of channels for each head of values.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::statistics::MadeUp;
 use crate::interface::{
-    FileView, Inputs, ModelDescription, Reader, Result, StatisticRequest, TensorInfo,
+    FileView, Fold, Inputs, ModelDescription, Reader, Result, Site, StatisticRequest, TensorInfo,
 };
 
 /// A model in memory.
@@ -39,6 +39,7 @@ impl TestModel {
         for (name, shape) in tensors() {
             model.add_bf16(&name, &shape);
         }
+        model.description.sites = sites(&model.description);
         model.add_file("config.json", config().to_string().into_bytes());
         model.add_file("tokenizer.json", tokenizer().to_string().into_bytes());
         model.add_file(
@@ -177,6 +178,55 @@ fn tensors() -> Vec<(String, Vec<u64>)> {
     }
     all.push(("model.norm.weight".into(), vec![HIDDEN]));
     all.push(("lm_head.weight".into(), vec![VOCAB, HIDDEN]));
+    all
+}
+
+/// The sites of the model, as the host describes them.
+fn sites(model: &ModelDescription) -> Vec<Site> {
+    let place = |name: &str| {
+        let name = format!("{name}.weight");
+        model.tensor_index(&name).unwrap_or(usize::MAX)
+    };
+    let norm = |name: &str| Fold::Norm {
+        weight: place(name),
+    };
+    let site = |name: &str, block, layers: Vec<usize>, fold| Site {
+        name: name.into(),
+        block,
+        layers,
+        fold,
+    };
+    let mut all = Vec::new();
+    for layer in 0..LAYERS as u32 {
+        let full = |part: &str| format!("model.layers.{layer}.{part}");
+        let named = |parts: &[&str]| parts.iter().map(|part| place(&full(part))).collect();
+        let values = Fold::Values {
+            weight: place(&full("self_attn.v_proj")),
+            bias: None,
+            head_dim: HEAD as usize,
+            shared_by: (HEADS / KV_HEADS) as usize,
+        };
+        let up = Fold::Rows {
+            weight: place(&full("mlp.up_proj")),
+            bias: None,
+        };
+        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let wide = ["mlp.gate_proj", "mlp.up_proj"];
+        let norms = ["input_layernorm", "post_attention_layernorm"].map(|part| norm(&full(part)));
+        all.extend([
+            site("attention input", Some(layer), named(&qkv), norms[0]),
+            site(
+                "attention output",
+                Some(layer),
+                named(&["self_attn.o_proj"]),
+                values,
+            ),
+            site("MLP input", Some(layer), named(&wide), norms[1]),
+            site("MLP output", Some(layer), named(&["mlp.down_proj"]), up),
+        ]);
+    }
+    let head = vec![place("lm_head")];
+    all.push(site("output head", None, head, norm("model.norm")));
     all
 }
 

@@ -9,6 +9,7 @@ use llm_quantize_plugin_api::{
     ElementType, EncodeCall, Job, Measure, Plan, StatisticView, TensorView, Unit, UnitInput,
 };
 
+use super::decoder::{Outputs, layers_of};
 use super::journal::{Finished, Journal, Record, checksum};
 use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
@@ -57,9 +58,8 @@ struct Wave {
 }
 
 /// What lasts over all waves.
-struct Encoding<'m> {
+struct Encoding {
     sweep: Sweep,
-    pages: Vec<Pages<'m>>,
     /// What was measured, by the place of the piece.
     fresh: Mutex<Vec<(usize, Vec<Measure>)>>,
 }
@@ -94,25 +94,24 @@ impl Engine<'_> {
         let run = statistics.as_ref().and_then(|run| run.work());
         self.progress.begin(self.work(run, is_done));
         let waves = self.waves((0..self.pieces.len()).filter(|place| !is_done(*place)));
-        let todo: Vec<usize> = waves
-            .iter()
-            .flat_map(|wave| &wave.places)
-            .copied()
-            .collect();
-        let (tasks, pages) = assign(plan, self.pieces, &todo, maps)?;
-        let mut tasks = &tasks[..];
         let encoding = Encoding {
             sweep: Sweep::new(self.threads.count()),
-            pages,
             fresh: Mutex::default(),
         };
+        let layers = layers_of(plan, self.source);
         for wave in &waves {
-            let (own, later) = tasks.split_at(wave.places.len());
-            tasks = later;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
-                statistics.gather(number)?;
+                let outputs = Outputs {
+                    plugin: self.plugin,
+                    job: self.job,
+                    source: self.source,
+                    maps,
+                    layers: &layers,
+                };
+                statistics.gather(number, &outputs)?;
+                maps.iter().for_each(OutputMap::release);
             }
-            self.encode_all(&wave.places, own, &encoding, statistics.as_deref())?;
+            self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
                 if let Some(journal) = self.journal {
                     journal.flush();
@@ -129,11 +128,11 @@ impl Engine<'_> {
     /// The pieces in the order in which they are taken: first those that need no statistics,
     /// then wave by wave.
     fn waves(&self, todo: impl Iterator<Item = usize>) -> Vec<Wave> {
-        let units = &self.job.plan().units;
+        let plan = self.job.plan();
         let mut waves: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for place in todo {
-            let requests = &units[self.pieces[place].unit].statistics;
-            let number = self.calibrator.and_then(|c| wave_of(c, requests));
+            let unit = &plan.units[self.pieces[place].unit];
+            let number = self.calibrator.and_then(|c| wave_of(c, plan, unit));
             waves.entry(number).or_default().push(place);
         }
         let ordered = |(number, places)| Wave {
@@ -147,10 +146,11 @@ impl Engine<'_> {
     fn encode_all(
         &self,
         places: &[usize],
-        tasks: &[Task<'_>],
-        encoding: &Encoding<'_>,
+        maps: &mut [OutputMap],
+        encoding: &Encoding,
         statistics: Option<&dyn Statistics>,
     ) -> Result<()> {
+        let (tasks, pages) = assign(self.job.plan(), self.pieces, places, maps)?;
         let ahead = Ahead::new(places.iter().map(|place| self.size(*place)));
         let next = AtomicUsize::new(0);
         let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -173,7 +173,7 @@ impl Engine<'_> {
                     .is_due(self.size(place).saturating_add(written))
                 {
                     self.source.release();
-                    encoding.pages.iter().copied().for_each(Pages::release);
+                    pages.iter().copied().for_each(Pages::release);
                 }
                 match encoded.and_then(|encoded| self.record(piece, encoded)) {
                     Ok(measures) => lock(&encoding.fresh).push((place, measures)),

@@ -5,6 +5,7 @@
 //! The staged files are their own checkpoint: a [journal](journal) says which pieces are
 //! in them, and the same command goes on from there.
 
+mod decoder;
 mod engine;
 mod journal;
 mod lock;
@@ -25,6 +26,7 @@ mod verify;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use decoder::Decoder;
 pub use engine::Measures;
 pub(crate) use journal::FileMark;
 pub use journal::{Checkpoints, PluginId};

@@ -209,8 +209,8 @@ impl<'a> Build<'a> {
             .zip(done)
             .filter(|(_, done)| done.is_none());
         let waves = todo.filter_map(|(piece, _)| {
-            let requests = &plan.units[piece.unit].statistics;
-            wave_of(calibrator, requests)
+            let unit = &plan.units[piece.unit];
+            wave_of(calibrator, plan, unit)
         });
         let waves: Vec<usize> = BTreeSet::from_iter(waves).into_iter().collect();
         let folder = self.journal.as_ref().map(|_| self.place.calibration());

@@ -1,6 +1,8 @@
 //! Numeric code that formats share.
 
 pub mod activation;
+#[cfg(feature = "products")]
+pub mod cholesky;
 pub mod convert;
 pub mod divergence;
 pub mod exp;

@@ -58,6 +58,7 @@ pub mod abi;
 pub mod conformance;
 mod export;
 pub mod hf_config;
+pub mod hf_folder;
 pub mod interface;
 pub mod json;
 pub mod kernels;

@@ -5,7 +5,6 @@ pub mod config;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixtures;
-mod limits;
 mod links;
 mod locate;
 mod map;
@@ -27,7 +26,6 @@ pub use locate::{Located, locate};
 pub(crate) use locate::{all_parts, unknown_folder};
 pub use map::MappedFile;
 pub use model::SourceModel;
-pub use safetensors::parse_safetensors;
 pub use weights::parse_index;
 pub(crate) use weights::{INDEX, SINGLE, shard_names};
 

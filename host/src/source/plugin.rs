@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use llm_quantize_plugin_api as plugin_api;
+use plugin_api::hf_folder::check_tensor;
 use plugin_api::{AffineGroups, FileView, ModelDescription, ModelView, Reader};
 
-use super::limits::check_tensor;
 use super::locate::view_of;
 use super::{MappedFile, NamedConverter};
 use crate::error::{Error, ExitCode, PluginResult, Result};

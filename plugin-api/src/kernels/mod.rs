@@ -1,6 +1,7 @@
 //! Numeric code that formats share.
 
 pub mod activation;
+pub mod bits;
 #[cfg(feature = "products")]
 pub mod cholesky;
 pub mod convert;

@@ -23,6 +23,7 @@ use llm_quantize::{source, text};
 use llm_quantize_gguf::imatrix::Imatrix;
 use llm_quantize_gguf::read::GgufConverter;
 use llm_quantize_gguf::tokenizer::{self, GgufTokenizer, ToHfOptions};
+use llm_quantize_plugin_api::hf_folder::parse_header;
 use llm_quantize_plugin_api::{Converter, FileView, Host, InlineHost, ModelView, Reader, metadata};
 
 /// A reader's name and its function.
@@ -51,7 +52,7 @@ fn host() -> Host {
 
 /// The header of a safetensors file: the tensors must lie one after the other in the file.
 pub fn safetensors(data: &[u8]) {
-    let Ok(tensors) = source::parse_safetensors(data) else {
+    let Ok(tensors) = parse_header(data) else {
         return;
     };
     let mut end = tensors.first().map_or(0, |(_, range)| range.start);

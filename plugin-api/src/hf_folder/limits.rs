@@ -1,7 +1,7 @@
 //! What no tensor of a model has, whoever describes it: sizes that would make the
 //! program allocate or count for nothing.
 
-use llm_quantize_plugin_api::TensorInfo;
+use crate::interface::TensorInfo;
 
 /// Names are some 60 bytes long.
 const MAX_NAME: usize = 4096;
@@ -17,7 +17,7 @@ const MAX_EMPTY: u64 = 1 << 20;
 ///
 /// # Errors
 /// What is wrong, in words.
-pub(super) fn check_tensor(tensor: &TensorInfo) -> Result<(), String> {
+pub fn check_tensor(tensor: &TensorInfo) -> Result<(), String> {
     if tensor.name.len() > MAX_NAME {
         let start: String = tensor.name.chars().take(40).collect();
         return Err(format!(

@@ -109,6 +109,7 @@ impl Engine<'_> {
                     layers: &layers,
                 };
                 statistics.gather(number, &outputs)?;
+                // What was decoded.
                 maps.iter().for_each(OutputMap::release);
             }
             self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;

@@ -150,6 +150,7 @@ impl Bench {
         ready.run(&context, || {})
     }
 
+    /// The bytes of a whole run, and what its units saw.
     fn whole(&self) -> (Vec<u8>, Vec<(String, Vec<f32>)>) {
         let (outcome, seen) = self.run(&Watcher::default());
         outcome.unwrap();
@@ -403,10 +404,23 @@ fn calibration_blocks() -> usize {
     Graph::of(source().model()).unwrap().blocks.len()
 }
 
+/// What was measured: the bits of each layer's figures in the plan's order, and of the sum.
+fn figures(outcome: &Outcome) -> (Vec<(String, Vec<u64>)>, u64) {
+    let layers = outcome.layer_reports.iter().map(|layer| {
+        let bits = layer.figures.iter().map(|(_, value)| value.to_bits());
+        (layer.name.clone(), bits.collect())
+    });
+    let sum = outcome.measures["squared_error"].to_bits();
+    (layers.collect(), sum)
+}
+
 /// Interrupts runs at every so many-th event and goes on; the bytes must be those of a whole run, and no unit
 /// is encoded twice.
 fn check_interruptions(grain: Grain, step: usize) {
-    let reference = Bench::new(grain, Flow::Quantized).whole();
+    let bench = Bench::new(grain, Flow::Quantized);
+    let (outcome, seen) = bench.run(&Watcher::default());
+    let (figures, reference) = (figures(&outcome.unwrap()), (bench.bytes(), seen));
+    assert_eq!(figures.0.len(), reference.1.len());
     let mut stop = 1;
     loop {
         let bench = Bench::new(grain, Flow::Quantized);
@@ -427,6 +441,7 @@ fn check_interruptions(grain: Grain, step: usize) {
             let (outcome, rest) = bench.run(&again);
             let outcome = outcome.unwrap();
             assert_eq!(outcome.pieces_resumed, seen.len());
+            assert_eq!(self::figures(&outcome), figures);
             // Where the activations are, the run began.
             let begun = (kept.unwrap_or(0) * TOKENS) as u64;
             assert_eq!(again.begun().amount_done, begun);

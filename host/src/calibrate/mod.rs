@@ -276,3 +276,6 @@ impl Calibrator for Calibration<'_> {
         Ok(Box::new(run))
     }
 }
+
+#[cfg(test)]
+mod tests;

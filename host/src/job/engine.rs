@@ -11,6 +11,7 @@ use llm_quantize_plugin_api::{
 
 use super::decoder::{Outputs, layers_of};
 use super::journal::{Finished, Journal, Record, checksum};
+use super::measured::Measured;
 use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
 use super::progress::{JobProgress, LayerCounter, Work, WorkUnit};
@@ -21,9 +22,6 @@ use super::sweep::Sweep;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
 use crate::error::{Error, ExitCode, PluginResult, Result};
-
-/// Sums of the plugin's measures by name.
-pub type Measures = BTreeMap<String, f64>;
 
 /// What the engine works with.
 pub struct Engine<'a> {
@@ -87,7 +85,7 @@ impl Engine<'_> {
         maps: &mut [OutputMap],
         mut done: Vec<Option<Vec<Measure>>>,
         mut statistics: Option<&mut dyn Statistics>,
-    ) -> Result<Measures> {
+    ) -> Result<Measured> {
         let plan = self.job.plan();
         self.write_literals(maps)?;
         let is_done = |place: usize| done.get(place).is_some_and(Option::is_some);
@@ -109,6 +107,7 @@ impl Engine<'_> {
                     layers: &layers,
                 };
                 statistics.gather(number, &outputs)?;
+                // What was decoded.
                 maps.iter().for_each(OutputMap::release);
             }
             self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;
@@ -122,7 +121,7 @@ impl Engine<'_> {
         for (place, measures) in lock(&encoding.fresh).drain(..) {
             done[place] = Some(measures);
         }
-        Ok(sum(done))
+        Ok(Measured::sum(done.into_iter().flatten()))
     }
 
     /// The pieces in the order in which they are taken: first those that need no statistics,
@@ -426,16 +425,6 @@ fn assign<'m>(
         Mutex::new(Some((*place, outputs)))
     });
     Ok((tasks.collect(), pages))
-}
-
-/// Sums of the measures of all pieces, in their order: so the last digit depends neither
-/// on the threads nor on a resume.
-fn sum(pieces: Vec<Option<Vec<Measure>>>) -> Measures {
-    let mut sums = Measures::new();
-    for measure in pieces.into_iter().flatten().flatten() {
-        *sums.entry(measure.name).or_default() += measure.value;
-    }
-    sums
 }
 
 /// A lock whose poison does not matter: what it guards is replaced as a whole.

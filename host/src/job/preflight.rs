@@ -172,6 +172,8 @@ pub fn disk_full(folder: &Path, needed: u64, free: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::{SourceModel, fixtures};
+    use llm_quantize_plugin_api::ModelView;
 
     #[test]
     fn what_is_reserved_need_not_be_free() {
@@ -188,6 +190,28 @@ mod tests {
         // Nearly: others write to this disk as well.
         check_disk(&destination, free.saturating_sub(16 << 20)).unwrap();
         check_disk(&destination, 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_encoded_together_counts_together() {
+        let folder = tempfile::tempdir().unwrap();
+        fixtures::write_llama(folder.path());
+        let path = folder.path().to_string_lossy();
+        let source = SourceModel::open(&path, &[], ModelView::HuggingFace).unwrap();
+        let unit = |scratch_bytes| Unit {
+            scratch_bytes,
+            ..Unit::default()
+        };
+        let plan = Plan {
+            units: [5, 7, 11].map(unit).into(),
+            ..Plan::default()
+        };
+        let needed = |threads, alone: bool| {
+            let wave = |unit: &Unit| alone.then_some(unit.scratch_bytes as usize);
+            memory_needed(&plan, &source, threads, wave) - sweep::most(threads) - BASE_BYTES
+        };
+        assert_eq!((needed(1, false), needed(2, false)), (11, 18));
+        assert_eq!((needed(9, false), needed(9, true)), (23, 11));
     }
 
     #[test]

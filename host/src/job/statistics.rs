@@ -1,8 +1,8 @@
 //! Statistics that units ask for: who gathers them, and when the engine gets them.
 //!
-//! Statistics come in waves, a block of the model each: the engine encodes the units of a
-//! wave, then those statistics are dropped. So memory holds one block's at a time, whatever
-//! the model.
+//! Statistics come in waves, a block of the model each, or the layers of a block that share an
+//! input: the engine encodes the units of a wave, then those statistics are dropped. So memory
+//! holds one block's at a time, whatever the model.
 
 use std::path::Path;
 

@@ -133,6 +133,17 @@ pub fn unpack(bits: u32, words: &[u8], codes: &mut [u8]) -> Result<()> {
     dispatch(bits, Unpack(words, codes))
 }
 
+/// One code of a stream; `None` beyond its end.
+#[must_use]
+pub fn code_at(bits: u32, words: &[u8], index: usize) -> Option<u8> {
+    let bit = index.checked_mul(bits as usize)?;
+    // A code of up to eight bits lies in two bytes; the last one may lie in one.
+    let low = *words.get(bit / 8)?;
+    let high = words.get(bit / 8 + 1).copied().unwrap_or(0);
+    let pair = u16::from_le_bytes([low, high]) >> (bit % 8);
+    Some((pair & (0xFF >> 8u32.checked_sub(bits)?)) as u8)
+}
+
 /// Packs the rows of a matrix of codes into the columns of a matrix of words: `codes` is
 /// `N × K`, `out` has `K · bits / 32` rows of `N` words.
 ///
@@ -297,6 +308,10 @@ mod tests {
             let mut back = vec![0; codes.len()];
             unpack(bits, &packed, &mut back).unwrap();
             assert_eq!(back, codes, "{bits} bits");
+            for (index, code) in codes.iter().enumerate() {
+                assert_eq!(code_at(bits, &packed, index), Some(*code), "{bits} bits");
+            }
+            assert_eq!(code_at(bits, &packed, codes.len()), None);
         }
     }
 

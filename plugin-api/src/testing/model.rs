@@ -93,6 +93,11 @@ impl TestModel {
         self.description.config = config;
     }
 
+    /// Replaces the sites.
+    pub fn set_sites(&mut self, sites: Vec<Site>) {
+        self.description.sites = sites;
+    }
+
     /// Adds a tensor with its stored bytes.
     pub fn add_tensor(&mut self, name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) {
         self.description.tensors.push(TensorInfo {

@@ -1,0 +1,220 @@
+//! Quantizes the layers of a site.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use llm_quantize_plugin_api::{
+    EncodeCall, EncodeReport, Error, ErrorKind, Host, LogLevel, Measure, Result, StatisticView,
+    TensorView,
+};
+use ndarray::{Array2, ArrayView2};
+
+use super::job::{GptqJob, SiteWork};
+use super::layers::Layer;
+use super::options::Method;
+use crate::layout::packed;
+use crate::solver::{Factor, FactorError, Settings, Solution, SolveError, round_to_nearest, solve};
+
+/// The least part of a calibration's tokens that says enough about a layer; as in GPTQModel. Below
+/// it are experts that hardly any token reaches.
+const ENOUGH: f64 = 0.005;
+/// Numbers that one task widens.
+const TASK: usize = 1 << 18;
+
+/// Encodes the unit of a site.
+///
+/// # Errors
+/// If a weight holds something that is no number, statistics are missing, or on cancellation.
+pub fn encode(job: &GptqJob, work: &SiteWork, call: EncodeCall<'_>) -> Result<EncodeReport> {
+    let layers = work.layers.len();
+    if call.inputs.len() != layers || call.outputs.len() != 3 * layers {
+        return Err(Error::internal(format!(
+            "a site of {layers} layers got {} inputs and {} outputs",
+            call.inputs.len(),
+            call.outputs.len()
+        )));
+    }
+    let first = work
+        .layers
+        .first()
+        .ok_or_else(|| Error::internal("a site without layers"))?;
+    let site = Site {
+        host: &job.host,
+        settings: job.wishes.settings(first.shape.inputs),
+        inputs: match job.wishes.method {
+            Method::Gptq => Some(Measured::of(job, first, call.statistics)?),
+            Method::RoundToNearest => None,
+        },
+    };
+    let mut report = EncodeReport::default();
+    let outputs = call.outputs.chunks_exact_mut(3);
+    for ((layer, input), outputs) in work.layers.iter().zip(call.inputs).zip(outputs) {
+        let [qweight, qzeros, scales] = outputs else {
+            continue;
+        };
+        let start = Instant::now();
+        let (solution, mut measures) = site.quantize(layer, input)?;
+        let version = job.wishes.version;
+        let outputs = [&mut **qweight, &mut **qzeros, &mut **scales];
+        packed::write(&job.host, &layer.shape, version, &solution, outputs)?;
+        measures.push(("seconds", start.elapsed().as_secs_f64()));
+        log(&job.host, layer, &measures);
+        let measures = measures.into_iter();
+        report
+            .measures
+            .extend(measures.map(|(name, value)| Measure::of(&layer.module, name, value)));
+    }
+    Ok(report)
+}
+
+fn log(host: &Host, layer: &Layer, measures: &[(&str, f64)]) {
+    let figures = measures
+        .iter()
+        .map(|(name, value)| format!("{name} {value:.3e}"));
+    let figures: Vec<String> = figures.collect();
+    let line = format!("{}: {}", layer.module, figures.join(", "));
+    host.log(LogLevel::Info, &line);
+}
+
+/// What is known about the inputs that all layers of a site read.
+struct Measured {
+    tokens: u64,
+    /// None where too little is known: then weights are rounded to the nearest.
+    factor: Option<Factor>,
+}
+
+impl Measured {
+    fn of(job: &GptqJob, first: &Layer, statistics: &[StatisticView<'_>]) -> Result<Self> {
+        let [gram, count] = statistics else {
+            let count = statistics.len();
+            return Err(Error::internal(format!(
+                "2 statistics are needed, not {count}"
+            )));
+        };
+        let tokens = count.data.first().copied().unwrap_or(0.0).max(0.0) as u64;
+        let site = &first.module;
+        if (tokens as f64) < ENOUGH * job.tokens as f64 || tokens == 0 {
+            let all = job.tokens;
+            let why = format!("only {tokens} of {all} tokens reached it");
+            warn(&job.host, site, &why);
+            return Ok(Self {
+                tokens,
+                factor: None,
+            });
+        }
+        let inputs = first.shape.inputs;
+        let matrix = ArrayView2::from_shape((gram.rows, gram.cols), gram.data);
+        let matrix = matrix
+            .ok()
+            .filter(|matrix| matrix.dim() == (inputs, inputs));
+        let matrix = matrix.ok_or_else(|| {
+            Error::internal(format!(
+                "{site} has {inputs} inputs, its Gram matrix others"
+            ))
+        })?;
+        let settings = job.wishes.settings(inputs);
+        let factor = match Factor::new(&job.host, matrix, tokens, &settings) {
+            Ok(factor) => Some(factor),
+            Err(
+                error @ (FactorError::NoTokens
+                | FactorError::NotFinite { .. }
+                | FactorError::NotDefinite { .. }),
+            ) => {
+                warn(&job.host, site, &error.to_string());
+                None
+            }
+            Err(error) => return Err(Error::internal(format!("{site}: {error}"))),
+        };
+        Ok(Self { tokens, factor })
+    }
+}
+
+fn warn(host: &Host, site: &str, why: &str) {
+    let line = format!("{site} is rounded to the nearest, and what reads the same input: {why}");
+    host.log(LogLevel::Warning, &line);
+}
+
+/// What the layers of a site have in common.
+struct Site<'a> {
+    host: &'a Host,
+    settings: Settings,
+    inputs: Option<Measured>,
+}
+
+type Figures = Vec<(&'static str, f64)>;
+
+impl Site<'_> {
+    fn quantize(&self, layer: &Layer, input: &TensorView<'_>) -> Result<(Solution, Figures)> {
+        let weight = widen(self.host, layer, input)?;
+        let mut figures = Figures::new();
+        if let Some(measured) = &self.inputs {
+            figures.push(("tokens", measured.tokens as f64));
+            if let Some(factor) = &measured.factor {
+                let cancelled = || self.host.is_cancelled();
+                let solved = solve(self.host, factor, weight.view(), &self.settings, &cancelled);
+                let (solution, error) = solved.map_err(|error| failed(layer, &error))?;
+                figures.push(("relative_error", error));
+                figures.push(("damping", factor.damping()));
+                return Ok((solution, figures));
+            }
+        }
+        if let Some(((row, column), _)) = weight.indexed_iter().find(|(_, w)| !w.is_finite()) {
+            return Err(failed(layer, &SolveError::NotFinite { row, column }));
+        }
+        let solution = round_to_nearest(self.host, weight.view(), &self.settings);
+        figures.push(("weight_error", weight_error(&weight, &solution)));
+        Ok((solution, figures))
+    }
+}
+
+/// `|W - Ŵ|² / |W|²`.
+fn weight_error(weight: &Array2<f32>, solution: &Solution) -> f64 {
+    let group = weight.ncols() / solution.scales.ncols().max(1);
+    let (mut error, mut all) = (0.0, 0.0);
+    for ((row, column), weight) in weight.indexed_iter() {
+        let place = [row, column / group.max(1)];
+        let steps = i16::from(solution.codes[[row, column]]) - i16::from(solution.zeros[place]);
+        error += f64::from(weight - solution.scales[place] * f32::from(steps)).powi(2);
+        all += f64::from(*weight).powi(2);
+    }
+    if all > 0.0 { error / all } else { 0.0 }
+}
+
+fn failed(layer: &Layer, error: &SolveError) -> Error {
+    let kind = match error {
+        SolveError::NotFinite { .. } => ErrorKind::CorruptInput,
+        SolveError::Cancelled => ErrorKind::Cancelled,
+        SolveError::Inputs { .. } | SolveError::Settings => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("{}: {error}", layer.module))
+}
+
+/// The numbers of a weight in single precision.
+fn widen(host: &Host, layer: &Layer, input: &TensorView<'_>) -> Result<Array2<f32>> {
+    let (rows, cols) = (layer.shape.outputs, layer.shape.inputs);
+    if (input.rows(), input.cols()) != (rows, cols) {
+        return Err(Error::internal(format!(
+            "{} has {} x {} weights, planned were {rows} x {cols}",
+            layer.module,
+            input.rows(),
+            input.cols()
+        )));
+    }
+    let mut numbers = vec![0.0; rows * cols];
+    let rows_each = (TASK / cols.max(1)).max(1);
+    let parts = numbers.chunks_mut((rows_each * cols).max(1));
+    let parts: Vec<Mutex<&mut [f32]>> = parts.map(Mutex::new).collect();
+    host.parallel_for(parts.len(), |part| {
+        let mut numbers = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        for (row, out) in numbers.chunks_exact_mut(cols).enumerate() {
+            input.row_to_f32(part * rows_each + row, out)?;
+        }
+        Ok(())
+    })?;
+    drop(parts);
+    let shaped = Array2::from_shape_vec((rows, cols), numbers);
+    shaped.map_err(|error| Error::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

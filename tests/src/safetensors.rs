@@ -21,6 +21,30 @@ impl Tensor {
         usize::try_from(rows).expect("a small dimension")
     }
 
+    /// Its stored type.
+    pub fn dtype(&self) -> &str {
+        self.info["dtype"].as_str().expect("a type")
+    }
+
+    /// Its dimensions, outermost first.
+    pub fn shape(&self) -> Vec<usize> {
+        serde_json::from_value(self.info["shape"].clone()).expect("dimensions")
+    }
+
+    /// Drops all columns of a matrix but the first ones.
+    pub fn keep_columns(&mut self, columns: usize) {
+        let [rows, before] = self.shape()[..] else {
+            panic!("{} is no matrix", self.name)
+        };
+        let element = self.bytes.len() / (rows * before);
+        let kept = self.bytes.chunks(before * element);
+        self.bytes = kept
+            .flat_map(|row| &row[..columns * element])
+            .copied()
+            .collect();
+        self.info["shape"][1] = Value::from(columns);
+    }
+
     /// Drops all rows but the first ones.
     pub fn keep_rows(&mut self, rows: usize) {
         let bytes = self.bytes.len() / self.rows() * rows;

@@ -1,19 +1,23 @@
 //! Calibration: runs a model on text and gathers statistics of the inputs of its linear layers.
 //!
 //! A [`Calibration`] is a model's graph and the windows of text to run it on. The job engine asks
-//! it for the statistics that a plan wants, a block at a time ([`Run`]): the block's weights are
-//! decoded, all samples pass through it, what enters each of its stages is summed up
-//! ([`Accumulator`](accumulate::Accumulator)), and what leaves it is kept for the next block
-//! ([`Activations`]). After each block the activations are on the disk ([`checkpoint`]), so that a
-//! killed run goes on there; statistics may be kept for later runs ([`cache`]).
+//! it for the statistics that a plan wants, a wave at a time ([`Run`]): a block, or a stage of one
+//! ([`schedule`]). The weights up to there are decoded, from the source or from what the plugin
+//! made of them ([`encoded`]), all samples pass ([`samples`]), what enters each stage is summed up
+//! ([`Accumulator`](accumulate::Accumulator)), and where they stop is kept ([`Activations`]).
+//! After each block the activations are on the disk ([`checkpoint`]), so that a killed run goes on
+//! there; statistics of the original may be kept for later runs ([`cache`]).
 
 mod accumulate;
 mod activations;
 mod cache;
 mod checkpoint;
+mod encoded;
+mod memory;
 mod run;
+mod samples;
+mod schedule;
 mod sites;
-pub mod stages;
 mod statistics;
 mod wants;
 
@@ -23,7 +27,6 @@ use llm_quantize_plugin_api::{CalibrationText, Inputs, ModelView, Plan};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::forward::{BlockWeights, scratch_bytes};
 use crate::graph::{Graph, Site};
 use crate::job::{Calibrator, Context, FileMark, Statistics, TensorSource};
 use crate::output::hex;
@@ -37,6 +40,7 @@ pub use wants::Wants;
 
 use cache::Cache;
 use checkpoint::Checkpoint;
+use schedule::Schedule;
 
 /// Samples if the user does not say how many.
 const SAMPLES: usize = 256;
@@ -141,6 +145,11 @@ impl<'a> Calibration<'a> {
         }
     }
 
+    /// Whether a cache was ordered that cannot serve this plan.
+    pub fn ignores_cache(&self, plan: &Plan) -> bool {
+        self.order.cache.is_some() && Schedule::of(plan).is_quantized()
+    }
+
     /// What the user should know about the text.
     pub fn warning(&self) -> Option<String> {
         self.built_in.then(|| {
@@ -188,6 +197,17 @@ impl<'a> Calibration<'a> {
         Ok(hex(&hash.finalize()))
     }
 
+    /// The same with the plan, where it decides about the activations.
+    fn key_for(&self, plan: &Plan) -> Result<String> {
+        let key = self.key()?;
+        if !Schedule::of(plan).is_quantized() {
+            return Ok(key);
+        }
+        let mut hash = Sha256::new_with_prefix(key);
+        hash.update(serde_json::to_vec(plan).unwrap_or_default());
+        Ok(hex(&hash.finalize()))
+    }
+
     fn open_cache(&self) -> Result<Option<Cache>> {
         let Some(folder) = &self.order.cache else {
             return Ok(None);
@@ -206,30 +226,6 @@ impl<'a> Calibration<'a> {
         }
         Ok(wants)
     }
-
-    /// Where activations go if they do not fit into memory beside everything else.
-    fn spill(&self, context: &Context<'_>, wants: &Wants) -> Option<&Path> {
-        let needed = self
-            .least_memory(wants)
-            .saturating_add(self.activation_bytes());
-        (needed > context.max_memory).then_some(&self.scratch)
-    }
-
-    fn activation_bytes(&self) -> u64 {
-        let tokens = self.windows.tokens.len() as u64;
-        tokens.saturating_mul(self.graph.hidden as u64 * 4)
-    }
-
-    /// Memory of a run whose activations lie in a file.
-    fn least_memory(&self, wants: &Wants) -> u64 {
-        let blocks = 0..self.graph.blocks.len();
-        let weights = blocks.map(|block| BlockWeights::bytes(&self.graph, block));
-        // The source's pages are there while its weights are decoded.
-        let weights = weights.max().unwrap_or(0).saturating_mul(2);
-        weights
-            .saturating_add(scratch_bytes(&self.graph, self.batch_tokens()))
-            .saturating_add(wants.most_bytes(&self.graph))
-    }
 }
 
 impl Model<'_> {
@@ -243,11 +239,20 @@ impl Model<'_> {
 
 impl Calibrator for Calibration<'_> {
     fn check(&self, plan: &Plan) -> Result<()> {
-        self.wants(plan).map(drop)
+        let wants = self.wants(plan)?;
+        match self.model {
+            // What is encoded is known by its place in the source's own view.
+            Model::View(_) if wants.schedule().is_quantized() => Err(Error::unsupported(
+                "this plan lets the outputs of quantized layers flow on, which takes a model in \
+                 the Hugging Face view",
+            )),
+            _ => Ok(()),
+        }
     }
 
-    fn wave(&self, site: &str) -> Option<usize> {
-        Some(self.graph.site_of(site)?.wave(&self.graph))
+    fn wave(&self, plan: &Plan, site: &str) -> Option<usize> {
+        let site = self.graph.site_of(site)?;
+        Some(Schedule::of(plan).wave(site, &self.graph))
     }
 
     fn memory_needed(&self, plan: &Plan) -> u64 {
@@ -264,11 +269,13 @@ impl Calibrator for Calibration<'_> {
     ) -> Result<Box<dyn Statistics + 'a>> {
         let wants = self.wants(plan)?;
         let checkpoint = match folder {
-            Some(folder) => Some(Checkpoint::new(folder, &self.key()?)?),
+            Some(folder) => Some(Checkpoint::new(folder, &self.key_for(plan)?)?),
             None => None,
         };
-        Ok(Box::new(Run::start(
-            self, wants, waves, checkpoint, context,
-        )?))
+        let run = Run::start(self, wants, waves, checkpoint, context)?;
+        Ok(Box::new(run))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,29 @@
 //! A calibration run: the model, block by block, over all samples.
 
-use std::collections::BTreeMap;
-
 use llm_quantize_plugin_api::{StatisticRequest, StatisticView};
 
 use super::accumulate::Accumulator;
 use super::cache::{Cache, WaveStatistics, covers};
 use super::checkpoint::Checkpoint;
-use super::{Activations, Calibration, Wants};
+use super::encoded::Encoded;
+use super::samples::{Samples, Sums, share};
+use super::schedule::Schedule;
+use super::{Calibration, Wants};
 use crate::error::{Error, ExitCode, Result};
-use crate::forward::{Batch, BlockWeights, Forward, load_vector};
+use crate::forward::WeightSource;
 use crate::graph::Site;
-use crate::job::{Context, Statistics, Work, WorkUnit};
+use crate::job::{Context, Decoder, Statistics, Work, WorkUnit};
 
 /// A run at work.
 pub struct Run<'a> {
     calibration: &'a Calibration<'a>,
-    context: &'a Context<'a>,
-    forward: Forward<'a>,
     wants: Wants,
+    /// The waves that must be run, in rising order.
     waves: Vec<usize>,
-    /// What enters block [`position`](Self::position).
-    activations: Activations,
-    position: usize,
+    samples: Samples<'a>,
     checkpoint: Option<Checkpoint>,
+    /// The block whose activations are in the checkpoint.
+    saved: usize,
     cache: Option<Cache>,
     gathered: WaveStatistics,
 }
@@ -38,112 +38,64 @@ impl<'a> Run<'a> {
         context: &'a Context<'a>,
     ) -> Result<Self> {
         let graph = &calibration.graph;
-        let cache = calibration.open_cache()?;
+        // What flows on from quantized layers belongs to this output alone.
+        let cache = match wants.schedule().is_quantized() {
+            true => None,
+            false => calibration.open_cache()?,
+        };
         let known = |wave: &usize| {
             let wanted = wants.of_wave(*wave, graph);
             let cache = cache.as_ref();
             cache.is_some_and(|cache| cache.has(*wave, &wanted, graph))
         };
         let to_run: Vec<usize> = waves.iter().copied().filter(|wave| !known(wave)).collect();
-        let tokens = calibration.windows.tokens.len();
-        let rows = if to_run.is_empty() { 0 } else { tokens };
         let spill = calibration.spill(context, &wants);
-        let activations = Activations::new(rows, graph.hidden, spill)?;
-        let mut run = Self {
-            forward: Forward::new(graph, calibration.windows.length, context.threads),
+        let mut samples = Samples::new(calibration, !to_run.is_empty(), spill, context)?;
+        if let Some(first) = to_run.first() {
+            let block = wants.schedule().block(*first, graph);
+            let kept = checkpoint.as_ref();
+            samples.begin(|into| kept?.load(block, into, graph.hidden))?;
+        }
+        Ok(Self {
             calibration,
-            context,
             wants,
             waves: to_run,
-            activations,
-            position: 0,
+            saved: samples.block(),
+            samples,
             checkpoint,
             cache,
             gathered: WaveStatistics::new(),
-        };
-        run.find_position()?;
-        Ok(run)
+        })
     }
 
-    /// Takes over what an earlier run kept, or begins with the embeddings.
-    fn find_position(&mut self) -> Result<()> {
-        let Some(first) = self.waves.first() else {
-            return Ok(());
-        };
-        let hidden = self.calibration.graph.hidden;
-        let kept = self.checkpoint.as_ref();
-        let kept = kept.and_then(|kept| kept.load(*first, &mut self.activations, hidden));
-        match kept {
-            Some(block) => self.position = block,
-            None => self.embed()?,
+    /// Takes the samples to the block of a wave, and keeps there what a later run can go on from:
+    /// everything before is durable.
+    fn enter(&mut self, block: usize, weights: &dyn WeightSource) -> Result<()> {
+        let graph = &self.calibration.graph;
+        while self.samples.block() < block {
+            let end = graph.blocks[self.samples.block()].stages.len();
+            self.go_to(end, weights, &mut Sums::new())?;
         }
-        Ok(())
-    }
-
-    fn embed(&mut self) -> Result<()> {
-        let calibration = self.calibration;
-        let (hidden, step) = (calibration.graph.hidden, calibration.batch_tokens());
-        let mut rows = Vec::new();
-        for (index, tokens) in calibration.windows.tokens.chunks(step).enumerate() {
-            rows.resize(tokens.len() * hidden, 0.0);
-            self.forward.embed(calibration.model(), tokens, &mut rows)?;
-            self.activations.write(index * step, &rows)?;
-        }
-        Ok(())
-    }
-
-    /// Runs the blocks before a wave of which nothing is to be gathered.
-    fn catch_up(&mut self, wave: usize) -> Result<()> {
-        while self.position < wave {
-            self.block(&mut BTreeMap::new())?;
-        }
-        Ok(())
-    }
-
-    /// Runs the block at the position over all samples and adds what enters its stages.
-    fn block(&mut self, sums: &mut BTreeMap<Site, Accumulator>) -> Result<()> {
-        let calibration = self.calibration;
-        let (graph, block) = (&calibration.graph, self.position);
-        let weights = BlockWeights::load(graph, block, calibration.model(), self.context.threads)?;
-        calibration.model().release();
-        let stages = graph.blocks[block].stages.len();
-        let step = calibration.batch_tokens();
-        let mut batch = Batch::new(calibration.windows.length);
-        for first in (0..self.activations.rows()).step_by(step) {
-            self.context.cancel.check()?;
-            let count = step.min(self.activations.rows() - first);
-            batch.residual.resize(count * graph.hidden, 0.0);
-            self.activations.read(first, &mut batch.residual)?;
-            self.forward.enter(&weights, &mut batch);
-            for stage in 0..stages {
-                if let Some(sums) = sums.get_mut(&Site::Block { block, stage }) {
-                    sums.add(&batch.input, self.context.threads)?;
-                }
-                self.forward.advance(&weights, stage, &mut batch);
+        match &self.checkpoint {
+            Some(checkpoint) if block > self.saved => {
+                self.saved = block;
+                checkpoint.save(block, self.samples.entering(), graph.hidden)
             }
-            self.activations.write(first, &batch.residual)?;
-            self.context.progress.tokens(count as u64);
+            _ => Ok(()),
         }
-        self.position += 1;
-        Ok(())
     }
 
-    /// Adds what enters the output head.
-    fn head(&mut self, sums: &mut Accumulator) -> Result<()> {
-        let calibration = self.calibration;
-        let graph = &calibration.graph;
-        let norm = load_vector(calibration.model(), graph.final_norm)?;
-        let step = calibration.batch_tokens();
-        let mut rows = Vec::new();
-        for first in (0..self.activations.rows()).step_by(step) {
-            self.context.cancel.check()?;
-            let count = step.min(self.activations.rows() - first);
-            rows.resize(count * graph.hidden, 0.0);
-            self.activations.read(first, &mut rows)?;
-            self.forward.finish(&norm, &mut rows);
-            sums.add(&rows, self.context.threads)?;
+    /// Takes the samples to a stage of their block, or out of it. Wherever a plan stops, they
+    /// stop, whether this run must gather anything there or not: so it takes the same memory.
+    fn go_to(&mut self, stage: usize, weights: &dyn WeightSource, sums: &mut Sums) -> Result<()> {
+        let stops = self
+            .wants
+            .stops(self.samples.block(), &self.calibration.graph);
+        let (from, to) = (self.samples.stage(), stage);
+        for stop in stops.into_iter().filter(|stop| from < *stop && *stop < to) {
+            self.samples.go(stop, weights, &mut Sums::new())?;
         }
-        Ok(())
+        self.samples.go(to, weights, sums)
     }
 
     /// What the cache has for a wave.
@@ -163,59 +115,93 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Names the block in which the activations are no numbers any more.
-    fn explain(&self, wave: usize, error: Error) -> Error {
-        match error.class {
-            ExitCode::Validation => {
-                let message = format!("block {wave}: {}", error.message);
-                Error { message, ..error }
+    fn run_wave(&mut self, wave: usize, decoder: &dyn Decoder) -> Result<WaveStatistics> {
+        let calibration = self.calibration;
+        let (graph, model) = (&calibration.graph, calibration.model());
+        let schedule = self.wants.schedule();
+        let encoded = Encoded { model, decoder };
+        let weights: &dyn WeightSource = match schedule.is_quantized() {
+            true => &encoded,
+            false => model,
+        };
+        self.enter(schedule.block(wave, graph), weights)?;
+        let mut sums = self.sums(wave);
+        let last = sums.last_key_value().map(|(site, _)| *site);
+        match (last, schedule) {
+            (Some(Site::Head), _) => {
+                let mut head = sums.values_mut();
+                head.try_for_each(|sums| self.samples.head(sums))?;
             }
-            _ => error,
-        }
-    }
-
-    fn run_wave(&mut self, wave: usize) -> Result<WaveStatistics> {
-        let graph = &self.calibration.graph;
-        let tokens = self.activations.rows();
-        let mut sums: BTreeMap<Site, Accumulator> = BTreeMap::new();
-        for (site, wanted) in self.wants.of_wave(wave, graph) {
-            let seed = self.calibration.seed_of(site);
-            let sum = Accumulator::new(site.channels(graph), wanted, tokens, seed);
-            sums.insert(site, sum);
-        }
-        match sums.get_mut(&Site::Head) {
-            Some(sums) => self.head(sums)?,
-            None => self.block(&mut sums)?,
+            (Some(Site::Block { stage, .. }), Schedule::Stages) => {
+                self.go_to(stage, weights, &mut sums)?;
+            }
+            (Some(Site::Block { stage, .. }), Schedule::Blocks) => {
+                self.samples.look(stage, model, &mut sums)?;
+            }
+            (Some(Site::Block { block, .. }), Schedule::Original) => {
+                let end = graph.blocks[block].stages.len();
+                self.samples.go(end, weights, &mut sums)?;
+            }
+            (None, _) => {}
         }
         let finish = |(site, sums): (Site, Accumulator)| Ok((site, sums.finish()?));
         sums.into_iter().map(finish).collect()
+    }
+
+    /// Nothing summed yet at the sites of a wave.
+    fn sums(&self, wave: usize) -> Sums {
+        let graph = &self.calibration.graph;
+        let tokens = self.samples.tokens();
+        let wanted = self.wants.of_wave(wave, graph).into_iter();
+        let new = |(site, wanted): (Site, _)| {
+            let seed = self.calibration.seed_of(site);
+            let sums = Accumulator::new(site.channels(graph), wanted, tokens, seed);
+            (site, sums)
+        };
+        wanted.map(new).collect()
+    }
+
+    /// Tokens that go through blocks, each block counted, until a wave's statistics are there.
+    fn tokens_until(&self, wave: usize) -> u64 {
+        let graph = &self.calibration.graph;
+        let schedule = self.wants.schedule();
+        let tokens = self.samples.tokens();
+        let block = schedule.block(wave, graph);
+        let before = (tokens * block) as u64;
+        // The head comes after the last block, and takes next to nothing.
+        let Some(stages) = graph.blocks.get(block) else {
+            return before;
+        };
+        let sites = self.wants.of_wave(wave, graph);
+        let last = match (schedule, sites.last_key_value()) {
+            (Schedule::Original, _) | (_, None | Some((Site::Head, _))) => stages.stages.len(),
+            (_, Some((Site::Block { stage, .. }, _))) => *stage,
+        };
+        before + share(stages, 0..last, tokens)
     }
 }
 
 impl Statistics for Run<'_> {
     fn work(&self) -> Option<Work> {
-        let blocks = self.calibration.graph.blocks.len();
-        // The head comes after the last block, and takes next to nothing.
         let last = self.waves.last()?;
-        let tokens = self.activations.rows() as u64;
         Some(Work {
             unit: WorkUnit::Tokens,
-            amount: tokens * (last + 1).min(blocks) as u64,
-            amount_done: tokens * self.position as u64,
+            amount: self.tokens_until(*last),
+            amount_done: (self.samples.tokens() * self.samples.block()) as u64,
             ..Work::default()
         })
     }
 
-    fn gather(&mut self, wave: usize) -> Result<()> {
+    fn gather(&mut self, wave: usize, decoder: &dyn Decoder) -> Result<()> {
         let graph = &self.calibration.graph;
         self.gathered = WaveStatistics::new();
         if !self.waves.contains(&wave) {
             self.gathered = self.recall(wave)?;
             return Ok(());
         }
-        self.catch_up(wave)?;
-        let gathered = self.run_wave(wave);
-        self.gathered = gathered.map_err(|error| self.explain(wave, error))?;
+        let gathered = self.run_wave(wave, decoder);
+        let block = self.wants.schedule().block(wave, graph);
+        self.gathered = gathered.map_err(|error| explain(block, error))?;
         match &self.cache {
             Some(cache) => cache.save(wave, &self.gathered, graph),
             None => Ok(()),
@@ -236,20 +222,22 @@ impl Statistics for Run<'_> {
 
     fn finished(&mut self, wave: usize) -> Result<()> {
         self.gathered = WaveStatistics::new();
-        let Some(checkpoint) = &self.checkpoint else {
-            return Ok(());
-        };
-        if self.waves.last() == Some(&wave) {
+        if let Some(checkpoint) = &self.checkpoint
+            && self.waves.last() == Some(&wave)
+        {
             checkpoint.clear();
-            return Ok(());
         }
-        match self.position > wave {
-            true => {
-                let hidden = self.calibration.graph.hidden;
-                checkpoint.save(self.position, &self.activations, hidden)
-            }
-            // The wave came from the cache.
-            false => Ok(()),
+        Ok(())
+    }
+}
+
+/// Names the block in which the activations are no numbers any more.
+fn explain(block: usize, error: Error) -> Error {
+    match error.class {
+        ExitCode::Validation => {
+            let message = format!("block {block}: {}", error.message);
+            Error { message, ..error }
         }
+        _ => error,
     }
 }

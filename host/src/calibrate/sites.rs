@@ -3,14 +3,6 @@
 use crate::graph::{Graph, Linear, Site};
 
 impl Site {
-    /// The wave in which it is reached: its block's place, and after all blocks the head.
-    pub fn wave(self, graph: &Graph) -> usize {
-        match self {
-            Self::Block { block, .. } => block,
-            Self::Head => graph.blocks.len(),
-        }
-    }
-
     /// Its first layer.
     fn linear(self, graph: &Graph) -> Option<&Linear> {
         match self {

@@ -73,6 +73,12 @@ pub fn announce(context: &Context, calibration: &Calibration<'_>, plan: &Plan, l
     if let Some(warning) = calibration.warning() {
         context.ui.warn(&warning);
     }
+    if calibration.ignores_cache(plan) {
+        context.ui.warn(
+            "--calibration-cache is not used: the layers of this output see what the quantized \
+             layers before them give, which no other run can use",
+        );
+    }
     let text = calibration.text();
     let (samples, length, name) = (text.samples, text.length, &text.dataset);
     let message = format!("Calibrating on {samples} samples of {length} tokens of {name}");

@@ -1,22 +1,33 @@
 //! `demo`: the built-in model in several levels of every installed format.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use llm_quantize_plugin_api::{FormatDescription, Inputs, ModelView, Purpose};
+use llm_quantize_plugin_api::{CalibrationUse, FormatDescription, Inputs, ModelView, Purpose};
 use serde::Serialize;
 
 use super::Context;
 use super::args::OutputFormat;
 use super::produce::{Order, produce};
 use super::session::{Session, Target};
-use crate::demo::{NAME, relative_error, write_model};
+use crate::calibrate;
+use crate::demo::{NAME, write_model};
 use crate::error::{Error, ExitCode, Result};
-use crate::job::Checkpoints;
-use crate::output::{Align, Table, bytes, emit, emit_json};
+use crate::job::{self, Checkpoints};
+use crate::output::{Align, Bar, Table, bytes, emit, emit_json};
+use crate::quality::{Figures, Subject, measure};
 use crate::source::SourceModel;
+use crate::system;
+use crate::text::{Choice, Corpus, Count, Tokenizer, cut};
 
 /// Of each format the levels that are nearest to so many bits.
 const BITS: [f64; 5] = [16.0, 8.5, 6.5, 4.9, 3.1];
+/// Samples of text for formats that need a calibration.
+const SAMPLES: usize = 32;
+/// Tokens of a window on which outputs are compared with the model.
+const CONTEXT: usize = 256;
+/// Windows, at most.
+const WINDOWS: usize = 32;
 
 /// One output of the demonstration.
 #[derive(Debug, Serialize)]
@@ -25,10 +36,12 @@ struct Line {
     level: String,
     file_size: u64,
     bits_per_weight: f64,
-    /// Root of the squared error over the squared weights; `None` if the plugin
+    /// Mean divergence of the output's predictions from the model's; `None` if the plugin
     /// cannot read what it writes.
-    relative_error: Option<f64>,
+    kl_divergence: Option<f64>,
     duration_seconds: f64,
+    #[serde(skip)]
+    path: PathBuf,
 }
 
 /// Quantizes the built-in model in a temporary folder and shows what came out.
@@ -65,6 +78,7 @@ pub fn run(context: &Context) -> Result<()> {
             }
         }
     }
+    compare(context, &session, &folder, &mut lines)?;
     match context.format {
         OutputFormat::Json => emit_json(&lines),
         OutputFormat::Human => emit(&table(&lines).render()),
@@ -80,8 +94,13 @@ fn show(
 ) -> Result<Line> {
     let path = folder.to_string_lossy();
     let source = session.open_at(&path, target)?;
+    let needs_text = target.description()?.calibration == CalibrationUse::Always;
     let order = Order {
         level: level.to_owned(),
+        calibration: needs_text.then(|| calibrate::Order {
+            samples: Some(SAMPLES),
+            ..calibrate::Order::default()
+        }),
         folder: folder.with_file_name("out"),
         overwrite: true,
         checkpoints: Checkpoints {
@@ -93,20 +112,58 @@ fn show(
     let product = produce(context, session, &source, target, &order)?
         .ok_or_else(|| Error::other("nothing was produced"))?;
     let report = product.report;
-    let read = session.locate(&report.output_path).ok();
-    let relative_error = read
-        .map(|located| located.open(ModelView::HuggingFace))
-        .transpose()?
-        .map(|output: SourceModel| relative_error(&source, &output))
-        .transpose()?;
     Ok(Line {
         format: report.format,
         level: report.quantization_level,
         file_size: report.file_size,
         bits_per_weight: bits_per_weight(report.file_size, &source),
-        relative_error,
+        kl_divergence: None,
         duration_seconds: report.duration_seconds,
+        path: PathBuf::from(report.output_path),
     })
+}
+
+/// Runs the model and its outputs on the built-in text, and adds how far they differ.
+fn compare(
+    context: &Context,
+    session: &Session<'_>,
+    folder: &Path,
+    lines: &mut [Line],
+) -> Result<()> {
+    let open = |path: &Path| -> Result<Subject> {
+        let located = session.locate(&path.to_string_lossy())?;
+        Subject::new(
+            path.to_string_lossy(),
+            located.open(ModelView::HuggingFace)?,
+        )
+    };
+    let original = open(folder)?;
+    let windows = cut(
+        &Corpus::evaluation(),
+        &Tokenizer::of(&original.source)?,
+        CONTEXT,
+        Count::UpTo(WINDOWS),
+        Choice::First,
+        original.graph.vocabulary,
+    )?;
+    // What no plugin reads back is no news here: `plugin check` tells.
+    let opened = lines.iter_mut().filter_map(|line| {
+        let subject = open(&line.path).ok()?;
+        Some((line, subject))
+    });
+    let (lines, outputs): (Vec<&mut Line>, Vec<Subject>) = opened.unzip();
+    let bar = Bar::new(Arc::clone(&context.ui), "Measuring");
+    let job_context = job::Context {
+        threads: &session.threads,
+        cancel: &session.cancel,
+        progress: &bar,
+        max_memory: system::memory_budget(None),
+    };
+    let measured = measure(&original, &outputs, &windows, &job_context)?;
+    for (line, measured) in lines.into_iter().zip(&measured[1..]) {
+        line.kl_divergence = Some(Figures::of(measured).divergence.value);
+    }
+    Ok(())
 }
 
 /// Bits of the whole file for each number of the model.
@@ -139,17 +196,17 @@ fn table(lines: &[Line]) -> Table {
         ("LEVEL", Align::Left),
         ("SIZE", Align::Right),
         ("BITS", Align::Right),
-        ("ERROR", Align::Right),
+        ("KL DIVERGENCE", Align::Right),
         ("TIME", Align::Right),
     ]);
     for line in lines {
-        let error = line.relative_error;
+        let divergence = line.kl_divergence;
         table.row([
             line.format.clone(),
             line.level.clone(),
             bytes(line.file_size),
             format!("{:.2}", line.bits_per_weight),
-            error.map_or_else(|| "-".into(), |error| format!("{:.2}%", error * 100.0)),
+            divergence.map_or_else(|| "-".into(), |divergence| format!("{divergence:.5}")),
             format!("{:.2}s", line.duration_seconds),
         ]);
     }

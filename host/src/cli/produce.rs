@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llm_quantize_plugin_api::{Inputs, Plan, PlanRequest};
+use serde_json::{Map, Value};
 
 use super::Context;
 use super::args::OutputFormat;
@@ -12,7 +13,7 @@ use super::plan_view;
 use super::session::{Session, Target};
 use crate::calibrate::{self, Calibration};
 use crate::error::{Error, Result};
-use crate::job::{self, Checkpoints, Outcome, Prepared};
+use crate::job::{self, Checkpoints, LayerReport, Outcome, Prepared};
 use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
 use crate::source::{SourceModel, config};
 use crate::system;
@@ -231,6 +232,7 @@ fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome)
         layers_resumed: outcome.layers_resumed as u64,
         pieces_total: outcome.pieces as u64,
         pieces_resumed: outcome.pieces_resumed as u64,
+        layers: outcome.layer_reports.iter().map(layer_report).collect(),
         more: measures
             .map(|(name, value)| (name.clone(), (*value).into()))
             .collect(),
@@ -243,4 +245,12 @@ fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome)
         outcome.duration,
         metadata,
     )
+}
+
+/// A layer's name and figures, as a document has them.
+fn layer_report(layer: &LayerReport) -> Map<String, Value> {
+    let figures = layer.figures.iter();
+    let figures = figures.map(|(name, value)| (name.clone(), (*value).into()));
+    let name = ("name".to_owned(), layer.name.clone().into());
+    figures.chain([name]).collect()
 }

@@ -1,10 +1,6 @@
 //! The built-in model: what `demo` quantizes.
 
-mod weight_error;
-
 use std::path::Path;
-
-pub use weight_error::relative_error;
 
 use crate::error::{Error, Result};
 

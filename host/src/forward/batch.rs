@@ -46,7 +46,7 @@ impl Batch {
     }
 
     /// Gives the input another length; its numbers are anything.
-    pub(super) fn resize_input(&mut self, length: usize) {
+    pub fn resize_input(&mut self, length: usize) {
         if self.input.len() == length {
             return;
         }

@@ -17,16 +17,15 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 pub use batch::{Batch, scratch_bytes};
 pub use spent::Spent;
 pub(crate) use weights::try_hand_out;
-pub use weights::{BlockWeights, load_vector};
+pub use weights::{BlockWeights, StageWeights, WeightSource, load_vector};
 
 use crate::error::{Error, Result};
-use crate::graph::{Activation, Graph, Then};
+use crate::graph::{Activation, Graph, Stage, Then};
 use crate::job::Threads;
 use crate::source::SourceModel;
 use attention::Scores;
 use heads::Angles;
 use spent::{Clock, Work};
-use weights::StageWeights;
 
 /// Rows of a task of the row kernels.
 const ROWS: usize = 64;
@@ -83,9 +82,17 @@ impl<'a> Forward<'a> {
     /// # Panics
     /// If the batch's residual stream is no whole number of samples.
     pub fn enter(&self, weights: &BlockWeights, batch: &mut Batch) {
+        self.norm_input(&weights.norm, batch);
+    }
+
+    /// Makes the norm of the residual stream, with this weight, the batch's input.
+    ///
+    /// # Panics
+    /// As [`enter`](Self::enter).
+    pub fn norm_input(&self, weight: &[f32], batch: &mut Batch) {
         let tokens = batch.tokens(self.graph.hidden);
         assert!(tokens.is_multiple_of(batch.length), "whole samples");
-        self.norm(&weights.norm, batch);
+        self.norm(weight, batch);
     }
 
     /// Runs a stage: its linear layers on the batch's input, and what follows them. Afterwards
@@ -95,9 +102,16 @@ impl<'a> Forward<'a> {
     /// If the input is not this stage's, the block has no such stage, or samples are longer than
     /// the pass was prepared for.
     pub fn advance(&self, weights: &BlockWeights, stage: usize, batch: &mut Batch) {
-        let then = &self.graph.blocks[weights.block].stages[stage].then;
-        let stage = &weights.stages[stage];
-        match then {
+        let graph = &self.graph.blocks[weights.block].stages[stage];
+        self.advance_stage(graph, &weights.stages[stage], batch);
+    }
+
+    /// As [`advance`](Self::advance), with the weights of that stage alone.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn advance_stage(&self, graph: &Stage, stage: &StageWeights, batch: &mut Batch) {
+        match &graph.then {
             Then::Attention(attention) => {
                 self.apply(stage, batch);
                 self.clock

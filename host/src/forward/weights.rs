@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use llm_quantize_plugin_api::Inputs as _;
 use llm_quantize_plugin_api::kernels::hand_out;
+use llm_quantize_plugin_api::{Inputs as _, TensorInfo};
 
 use crate::error::{Error, Result};
 use crate::graph::{Block, Graph, Linear, Norm, Stage, Then};
@@ -14,6 +14,28 @@ use crate::source::SourceModel;
 /// Numbers that a task decodes.
 const DECODED: usize = 1 << 18;
 
+/// Where weights come from.
+pub trait WeightSource: Sync {
+    /// The tensor at a place of the model's description; `None` if there is none.
+    fn tensor(&self, tensor: usize) -> Option<&TensorInfo>;
+
+    /// Decodes rows of a tensor; `out` holds exactly those rows.
+    ///
+    /// # Errors
+    /// If there are no such rows, or they cannot be decoded.
+    fn decode_rows(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()>;
+}
+
+impl WeightSource for SourceModel {
+    fn tensor(&self, tensor: usize) -> Option<&TensorInfo> {
+        self.model().tensors.get(tensor)
+    }
+
+    fn decode_rows(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        Self::decode_rows(self, tensor, rows, out)
+    }
+}
+
 /// Single-precision weights of one block.
 #[derive(Debug)]
 pub struct BlockWeights {
@@ -22,9 +44,10 @@ pub struct BlockWeights {
     pub(super) stages: Vec<StageWeights>,
 }
 
-/// Weights of a stage. Its layers lie one after the other, so that one product serves them all.
+/// Single-precision weights of a stage. Its layers lie one after the other, so that one product
+/// serves them all.
 #[derive(Debug)]
-pub(super) struct StageWeights {
+pub struct StageWeights {
     pub(super) inputs: usize,
     /// Outputs of all layers.
     pub(super) outputs: usize,
@@ -36,8 +59,6 @@ pub(super) struct StageWeights {
     pub(super) norm: Vec<f32>,
     pub(super) q_norm: Option<Vec<f32>>,
     pub(super) k_norm: Option<Vec<f32>>,
-    /// Where each layer's outputs are among all.
-    layers: Vec<Range<usize>>,
 }
 
 impl BlockWeights {
@@ -51,7 +72,7 @@ impl BlockWeights {
     pub fn load(
         graph: &Graph,
         block: usize,
-        source: &SourceModel,
+        source: &dyn WeightSource,
         threads: &Threads,
     ) -> Result<Self> {
         let Block { norm, stages } = &graph.blocks[block];
@@ -68,42 +89,20 @@ impl BlockWeights {
     /// Memory that a block's weights take.
     #[must_use]
     pub fn bytes(graph: &Graph, block: usize) -> u64 {
-        let linear = |linear: &Linear| {
-            let bias = usize::from(linear.bias.is_some());
-            (linear.inputs as u64 + bias as u64).saturating_mul(linear.outputs as u64)
-        };
+        let norms = (2 * (graph.hidden + graph.head_dim) * size_of::<f32>()) as u64;
         let stages = graph.blocks[block].stages.iter();
-        let linears = stages.flat_map(|stage| &stage.linears).map(linear);
-        let norms = 2 * (graph.hidden + graph.head_dim) as u64;
-        linears
+        stages
+            .map(StageWeights::bytes)
             .fold(norms, u64::saturating_add)
-            .saturating_mul(size_of::<f32>() as u64)
-    }
-
-    /// A layer's weight: outputs × inputs.
-    ///
-    /// # Panics
-    /// If there is no such layer.
-    #[must_use]
-    pub fn weight(&self, stage: usize, linear: usize) -> &[f32] {
-        let stage = &self.stages[stage];
-        &stage.weight[stage.numbers(linear)]
-    }
-
-    /// A layer's weight, to be changed in mid-block.
-    ///
-    /// # Panics
-    /// If there is no such layer.
-    #[must_use]
-    pub fn weight_mut(&mut self, stage: usize, linear: usize) -> &mut [f32] {
-        let stage = &mut self.stages[stage];
-        let numbers = stage.numbers(linear);
-        &mut stage.weight[numbers]
     }
 }
 
 impl StageWeights {
-    fn load(stage: &Stage, source: &SourceModel, threads: &Threads) -> Result<Self> {
+    /// Decodes a stage on all threads.
+    ///
+    /// # Errors
+    /// As [`BlockWeights::load`].
+    pub fn load(stage: &Stage, source: &dyn WeightSource, threads: &Threads) -> Result<Self> {
         let inputs = stage.inputs();
         let mut layers = Vec::new();
         let mut outputs = 0;
@@ -129,13 +128,29 @@ impl StageWeights {
             norm: optional(norm)?.unwrap_or_default(),
             q_norm: optional(heads.0)?,
             k_norm: optional(heads.1)?,
-            layers,
         };
         weights.decode(stage, source, threads)?;
         Ok(weights)
     }
 
-    fn decode(&mut self, stage: &Stage, source: &SourceModel, threads: &Threads) -> Result<()> {
+    /// Memory that the weights of a stage's layers take.
+    #[must_use]
+    pub fn bytes(stage: &Stage) -> u64 {
+        let numbers = stage.linears.iter().map(|linear| {
+            let bias = u64::from(linear.bias.is_some());
+            (linear.inputs as u64 + bias).saturating_mul(linear.outputs as u64)
+        });
+        numbers
+            .fold(0, u64::saturating_add)
+            .saturating_mul(size_of::<f32>() as u64)
+    }
+
+    fn decode(
+        &mut self,
+        stage: &Stage,
+        source: &dyn WeightSource,
+        threads: &Threads,
+    ) -> Result<()> {
         let rows = (DECODED / self.inputs.max(1)).max(1);
         let mut pieces = Vec::new();
         let mut rest = &mut self.weight[..];
@@ -152,19 +167,13 @@ impl StageWeights {
             source.decode_rows(tensor, from as u64..to as u64, piece)
         })
     }
-
-    /// Where a layer's weight is among all.
-    fn numbers(&self, linear: usize) -> Range<usize> {
-        let outputs = &self.layers[linear];
-        outputs.start * self.inputs..outputs.end * self.inputs
-    }
 }
 
 fn load_bias(
     stage: &Stage,
     layers: &[Range<usize>],
     outputs: usize,
-    source: &SourceModel,
+    source: &dyn WeightSource,
 ) -> Result<Option<Vec<f32>>> {
     if stage.linears.iter().all(|linear| linear.bias.is_none()) {
         return Ok(None);
@@ -186,8 +195,8 @@ fn load_bias(
 ///
 /// # Errors
 /// If there is no such tensor, or it cannot be decoded.
-pub fn load_vector(source: &SourceModel, tensor: usize) -> Result<Vec<f32>> {
-    let info = source.model().tensors.get(tensor);
+pub fn load_vector(source: &dyn WeightSource, tensor: usize) -> Result<Vec<f32>> {
+    let info = source.tensor(tensor);
     let shape = info.and_then(|info| Some((info.rows()?, info.elements()?)));
     let sizes = shape.and_then(|(rows, elements)| Some((rows, usize::try_from(elements).ok()?)));
     let Some((rows, elements)) = sizes else {
@@ -199,8 +208,8 @@ pub fn load_vector(source: &SourceModel, tensor: usize) -> Result<Vec<f32>> {
 }
 
 /// Refuses a weight that is not outputs × inputs, before memory is taken for it.
-fn check(source: &SourceModel, linear: &Linear, inputs: usize) -> Result<()> {
-    let shape = source.model().tensors.get(linear.weight);
+fn check(source: &dyn WeightSource, linear: &Linear, inputs: usize) -> Result<()> {
+    let shape = source.tensor(linear.weight);
     let shape = shape.map(|info| (info.rows(), info.cols()));
     if linear.inputs == inputs && shape == Some((Some(linear.outputs as u64), inputs as u64)) {
         return Ok(());

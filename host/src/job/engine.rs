@@ -9,7 +9,9 @@ use llm_quantize_plugin_api::{
     ElementType, EncodeCall, Job, Measure, Plan, StatisticView, TensorView, Unit, UnitInput,
 };
 
+use super::decoder::{Outputs, layers_of};
 use super::journal::{Finished, Journal, Record, checksum};
+use super::measured::Measured;
 use super::output_map::{OutputMap, Pages};
 use super::pieces::Piece;
 use super::progress::{JobProgress, LayerCounter, Work, WorkUnit};
@@ -20,9 +22,6 @@ use super::sweep::Sweep;
 use super::tensor_source::TensorSource;
 use super::threads::{CancelFlag, Threads};
 use crate::error::{Error, ExitCode, PluginResult, Result};
-
-/// Sums of the plugin's measures by name.
-pub type Measures = BTreeMap<String, f64>;
 
 /// What the engine works with.
 pub struct Engine<'a> {
@@ -57,9 +56,8 @@ struct Wave {
 }
 
 /// What lasts over all waves.
-struct Encoding<'m> {
+struct Encoding {
     sweep: Sweep,
-    pages: Vec<Pages<'m>>,
     /// What was measured, by the place of the piece.
     fresh: Mutex<Vec<(usize, Vec<Measure>)>>,
 }
@@ -87,32 +85,32 @@ impl Engine<'_> {
         maps: &mut [OutputMap],
         mut done: Vec<Option<Vec<Measure>>>,
         mut statistics: Option<&mut dyn Statistics>,
-    ) -> Result<Measures> {
+    ) -> Result<Measured> {
         let plan = self.job.plan();
         self.write_literals(maps)?;
         let is_done = |place: usize| done.get(place).is_some_and(Option::is_some);
         let run = statistics.as_ref().and_then(|run| run.work());
         self.progress.begin(self.work(run, is_done));
         let waves = self.waves((0..self.pieces.len()).filter(|place| !is_done(*place)));
-        let todo: Vec<usize> = waves
-            .iter()
-            .flat_map(|wave| &wave.places)
-            .copied()
-            .collect();
-        let (tasks, pages) = assign(plan, self.pieces, &todo, maps)?;
-        let mut tasks = &tasks[..];
         let encoding = Encoding {
             sweep: Sweep::new(self.threads.count()),
-            pages,
             fresh: Mutex::default(),
         };
+        let layers = layers_of(plan, self.source);
         for wave in &waves {
-            let (own, later) = tasks.split_at(wave.places.len());
-            tasks = later;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
-                statistics.gather(number)?;
+                let outputs = Outputs {
+                    plugin: self.plugin,
+                    job: self.job,
+                    source: self.source,
+                    maps,
+                    layers: &layers,
+                };
+                statistics.gather(number, &outputs)?;
+                // What was decoded.
+                maps.iter().for_each(OutputMap::release);
             }
-            self.encode_all(&wave.places, own, &encoding, statistics.as_deref())?;
+            self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
                 if let Some(journal) = self.journal {
                     journal.flush();
@@ -123,17 +121,17 @@ impl Engine<'_> {
         for (place, measures) in lock(&encoding.fresh).drain(..) {
             done[place] = Some(measures);
         }
-        Ok(sum(done))
+        Ok(Measured::sum(done.into_iter().flatten()))
     }
 
     /// The pieces in the order in which they are taken: first those that need no statistics,
     /// then wave by wave.
     fn waves(&self, todo: impl Iterator<Item = usize>) -> Vec<Wave> {
-        let units = &self.job.plan().units;
+        let plan = self.job.plan();
         let mut waves: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for place in todo {
-            let requests = &units[self.pieces[place].unit].statistics;
-            let number = self.calibrator.and_then(|c| wave_of(c, requests));
+            let unit = &plan.units[self.pieces[place].unit];
+            let number = self.calibrator.and_then(|c| wave_of(c, plan, unit));
             waves.entry(number).or_default().push(place);
         }
         let ordered = |(number, places)| Wave {
@@ -147,10 +145,11 @@ impl Engine<'_> {
     fn encode_all(
         &self,
         places: &[usize],
-        tasks: &[Task<'_>],
-        encoding: &Encoding<'_>,
+        maps: &mut [OutputMap],
+        encoding: &Encoding,
         statistics: Option<&dyn Statistics>,
     ) -> Result<()> {
+        let (tasks, pages) = assign(self.job.plan(), self.pieces, places, maps)?;
         let ahead = Ahead::new(places.iter().map(|place| self.size(*place)));
         let next = AtomicUsize::new(0);
         let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -173,7 +172,7 @@ impl Engine<'_> {
                     .is_due(self.size(place).saturating_add(written))
                 {
                     self.source.release();
-                    encoding.pages.iter().copied().for_each(Pages::release);
+                    pages.iter().copied().for_each(Pages::release);
                 }
                 match encoded.and_then(|encoded| self.record(piece, encoded)) {
                     Ok(measures) => lock(&encoding.fresh).push((place, measures)),
@@ -426,16 +425,6 @@ fn assign<'m>(
         Mutex::new(Some((*place, outputs)))
     });
     Ok((tasks.collect(), pages))
-}
-
-/// Sums of the measures of all pieces, in their order: so the last digit depends neither
-/// on the threads nor on a resume.
-fn sum(pieces: Vec<Option<Vec<Measure>>>) -> Measures {
-    let mut sums = Measures::new();
-    for measure in pieces.into_iter().flatten().flatten() {
-        *sums.entry(measure.name).or_default() += measure.value;
-    }
-    sums
 }
 
 /// A lock whose poison does not matter: what it guards is replaced as a whole.

@@ -5,9 +5,11 @@
 //! The staged files are their own checkpoint: a [journal](journal) says which pieces are
 //! in them, and the same command goes on from there.
 
+mod decoder;
 mod engine;
 mod journal;
 mod lock;
+mod measured;
 mod output_map;
 mod pieces;
 mod preflight;
@@ -25,9 +27,10 @@ mod verify;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use engine::Measures;
+pub use decoder::Decoder;
 pub(crate) use journal::FileMark;
 pub use journal::{Checkpoints, PluginId};
+pub use measured::{LayerReport, Measured, Measures};
 pub use prepare::{Prepared, Ready, prepare};
 pub use progress::{JobProgress, Work, WorkUnit};
 pub use staging::Destination;
@@ -56,8 +59,10 @@ pub struct Outcome {
     pub file_size: u64,
     /// Time from the first byte to the rename.
     pub duration: Duration,
-    /// Sums of what the plugin measured.
+    /// Sums of what the plugin measured of the whole output.
     pub measures: Measures,
+    /// What it measured of each layer, in the plan's order.
+    pub layer_reports: Vec<LayerReport>,
     /// The model's layers that were encoded.
     pub layers: usize,
     /// Of these, the layers that an earlier run had finished.

@@ -1,9 +1,10 @@
 //! What is checked before any long work.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use llm_quantize_plugin_api::Plan;
+use llm_quantize_plugin_api::{Plan, Unit};
 
 use super::pieces::cut;
 use super::staging::{Destination, held};
@@ -19,10 +20,17 @@ const BASE_BYTES: u64 = 32 << 20;
 /// The most memory that a plan needs at once, on so many threads.
 ///
 /// Pieces of mapped files count as well: they are in memory while they are read, and until
-/// the next sweep.
-pub fn memory_needed(plan: &Plan, source: &dyn TensorSource, threads: usize) -> u64 {
+/// the next sweep. `wave` says which units are encoded together: a wave may have fewer pieces
+/// than there are threads.
+pub fn memory_needed(
+    plan: &Plan,
+    source: &dyn TensorSource,
+    threads: usize,
+    wave: impl Fn(&Unit) -> Option<usize>,
+) -> u64 {
     let model = source.model();
-    let mut largest = 0;
+    let waves: Vec<Option<usize>> = plan.units.iter().map(wave).collect();
+    let mut in_flight: BTreeMap<Option<usize>, Vec<u64>> = BTreeMap::new();
     for piece in cut(plan, model) {
         let unit = &plan.units[piece.unit];
         let rows = piece.rows.end - piece.rows.start;
@@ -43,11 +51,21 @@ pub fn memory_needed(plan: &Plan, source: &dyn TensorSource, threads: usize) -> 
             Some(_) => unit.scratch_bytes.saturating_mul(rows),
             None => unit.scratch_bytes,
         };
-        largest = largest.max(inputs.saturating_add(outputs).saturating_add(scratch));
+        let piece_bytes = inputs.saturating_add(outputs).saturating_add(scratch);
+        in_flight
+            .entry(waves[piece.unit])
+            .or_default()
+            .push(piece_bytes);
     }
+    let largest = in_flight.into_values().map(|mut pieces| {
+        pieces.sort_unstable_by(|a, b| b.cmp(a));
+        let together = pieces.into_iter().take(threads.max(1));
+        together.fold(0, u64::saturating_add)
+    });
     let literals: u64 = plan.literals.iter().map(|literal| literal.len).sum();
     largest
-        .saturating_mul(threads as u64)
+        .max()
+        .unwrap_or(0)
         .saturating_add(sweep::most(threads))
         .saturating_add(BASE_BYTES)
         .saturating_add(literals.saturating_mul(2))
@@ -154,6 +172,8 @@ pub fn disk_full(folder: &Path, needed: u64, free: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::{SourceModel, fixtures};
+    use llm_quantize_plugin_api::ModelView;
 
     #[test]
     fn what_is_reserved_need_not_be_free() {
@@ -170,6 +190,28 @@ mod tests {
         // Nearly: others write to this disk as well.
         check_disk(&destination, free.saturating_sub(16 << 20)).unwrap();
         check_disk(&destination, 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_encoded_together_counts_together() {
+        let folder = tempfile::tempdir().unwrap();
+        fixtures::write_llama(folder.path());
+        let path = folder.path().to_string_lossy();
+        let source = SourceModel::open(&path, &[], ModelView::HuggingFace).unwrap();
+        let unit = |scratch_bytes| Unit {
+            scratch_bytes,
+            ..Unit::default()
+        };
+        let plan = Plan {
+            units: [5, 7, 11].map(unit).into(),
+            ..Plan::default()
+        };
+        let needed = |threads, alone: bool| {
+            let wave = |unit: &Unit| alone.then_some(unit.scratch_bytes as usize);
+            memory_needed(&plan, &source, threads, wave) - sweep::most(threads) - BASE_BYTES
+        };
+        assert_eq!((needed(1, false), needed(2, false)), (11, 18));
+        assert_eq!((needed(9, false), needed(9, true)), (23, 11));
     }
 
     #[test]

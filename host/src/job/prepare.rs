@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use llm_quantize_plugin_api::{Job, Plan, PlanRequest, Quantizer, check_plan};
+use llm_quantize_plugin_api::{Job, Plan, PlanRequest, Quantizer, Unit, check_plan};
 
 use super::journal::{self, Checkpoints, Found, Header, Place, PluginId, Subject};
 use super::lock::OutputLock;
 use super::progress::timed;
 use super::staging::{Destination, half_published};
+use super::statistics::wave_of;
 use super::{Calibrator, Context, TensorSource, preflight};
 use crate::error::{Error, ExitCode, PluginResult, Result};
 
@@ -96,7 +97,8 @@ pub fn prepare<'a>(
     let plan = job.plan();
     let calibrator = calibrator_of(plan, plugin, calibrator)?;
     // The model is run and its weights are encoded by turns.
-    let encoding = preflight::memory_needed(plan, source, context.threads.count());
+    let wave = |unit: &Unit| calibrator.and_then(|c| wave_of(c, plan, unit));
+    let encoding = preflight::memory_needed(plan, source, context.threads.count(), wave);
     let running = calibrator.map_or(0, |calibrator| calibrator.memory_needed(plan));
     let memory_needed = encoding.saturating_add(running);
     let total_bytes = plan.total_bytes().unwrap_or(u64::MAX);

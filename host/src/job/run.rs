@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use llm_quantize_plugin_api::Measure;
 
-use super::engine::{Engine, Measures};
+use super::engine::Engine;
 use super::journal::{FileStorage, Found, Header, Journal, Place, Taken, cannot_create, take_over};
+use super::measured::Measured;
 use super::output_map::OutputMap;
 use super::pieces::{Piece, cut};
 use super::prepare::{Checkpoint, Prepared, Ready};
@@ -35,8 +36,8 @@ impl Ready<'_> {
         let mut build = timed(progress, "laying out the files", || {
             Build::begin(&self.prepared, self.checkpoint, context)
         })?;
-        let measures = match build.work(before_verify) {
-            Ok(measures) => measures,
+        let measured = match build.work(before_verify) {
+            Ok(measured) => measured,
             Err(error) => return Err(build.give_up(error)),
         };
         let path = match build.staging.publish() {
@@ -50,7 +51,8 @@ impl Ready<'_> {
             path,
             file_size: total_bytes,
             duration: start.elapsed(),
-            measures,
+            measures: measured.measures,
+            layer_reports: measured.layers,
             layers: build.layers.total(),
             layers_resumed: build.layers_resumed,
             pieces: build.pieces.len(),
@@ -156,7 +158,7 @@ impl<'a> Build<'a> {
     }
 
     /// Everything up to the rename.
-    fn work(&mut self, before_verify: impl FnOnce()) -> Result<Measures> {
+    fn work(&mut self, before_verify: impl FnOnce()) -> Result<Measured> {
         let job = self.job;
         let plan = job.job.plan();
         self.staging.copy_side_files(plan, |name| {
@@ -167,7 +169,7 @@ impl<'a> Build<'a> {
         let done = std::mem::take(&mut self.taken.done);
         let progress = self.context.progress;
         let mut statistics = self.statistics(&done)?;
-        let measures = timed(progress, "encoding", || {
+        let measured = timed(progress, "encoding", || {
             let statistics = statistics.as_mut().map(|run| &mut **run as _);
             self.engine().run(&mut maps, done, statistics)
         })?;
@@ -191,7 +193,7 @@ impl<'a> Build<'a> {
             journal.publishing();
         }
         self.finish_journal()?;
-        Ok(measures)
+        Ok(measured)
     }
 
     /// Begins the calibration run, if the pieces that are not done need one.
@@ -209,8 +211,8 @@ impl<'a> Build<'a> {
             .zip(done)
             .filter(|(_, done)| done.is_none());
         let waves = todo.filter_map(|(piece, _)| {
-            let requests = &plan.units[piece.unit].statistics;
-            wave_of(calibrator, requests)
+            let unit = &plan.units[piece.unit];
+            wave_of(calibrator, plan, unit)
         });
         let waves: Vec<usize> = BTreeSet::from_iter(waves).into_iter().collect();
         let folder = self.journal.as_ref().map(|_| self.place.calibration());

@@ -1,14 +1,14 @@
 //! Statistics that units ask for: who gathers them, and when the engine gets them.
 //!
-//! Statistics come in waves, a block of the model each: the engine encodes the units of a
-//! wave, then those statistics are dropped. So memory holds one block's at a time, whatever
-//! the model.
+//! Statistics come in waves, a block of the model each, or the layers of a block that share an
+//! input: the engine encodes the units of a wave, then those statistics are dropped. So memory
+//! holds one block's at a time, whatever the model.
 
 use std::path::Path;
 
-use llm_quantize_plugin_api::{Plan, StatisticRequest, StatisticView};
+use llm_quantize_plugin_api::{Plan, StatisticRequest, StatisticView, Unit};
 
-use super::{Context, Work};
+use super::{Context, Decoder, Work};
 use crate::error::Result;
 
 /// Someone who can run the model on text and gather statistics.
@@ -20,8 +20,8 @@ pub trait Calibrator: Sync {
     /// proceed in a way that this program cannot.
     fn check(&self, plan: &Plan) -> Result<()>;
 
-    /// The wave in which the statistics of a weight come; `None` if there is no such layer.
-    fn wave(&self, site: &str) -> Option<usize>;
+    /// The wave in which a plan gets the statistics of a weight; `None` if there is no such layer.
+    fn wave(&self, plan: &Plan, site: &str) -> Option<usize>;
 
     /// The least memory that a run for this plan needs.
     fn memory_needed(&self, plan: &Plan) -> u64;
@@ -47,10 +47,12 @@ pub trait Statistics: Sync {
     fn work(&self) -> Option<Work>;
 
     /// Gathers the statistics of a wave. Waves come in rising order, and some may be left out.
+    /// Everything before this wave is encoded, and where its outputs are to flow on, the decoder
+    /// has its numbers.
     ///
     /// # Errors
     /// If the model cannot be read, its numbers overflow, or the user interrupts.
-    fn gather(&mut self, wave: usize) -> Result<()>;
+    fn gather(&mut self, wave: usize, decoder: &dyn Decoder) -> Result<()>;
 
     /// A statistic of the wave that was gathered last.
     ///
@@ -66,11 +68,11 @@ pub trait Statistics: Sync {
     fn finished(&mut self, wave: usize) -> Result<()>;
 }
 
-/// The wave of a unit: the last one of those that its statistics come in; `None` for a unit
-/// that needs none.
-pub fn wave_of(calibrator: &dyn Calibrator, requests: &[StatisticRequest]) -> Option<usize> {
-    let waves = requests.iter();
-    waves
-        .filter_map(|request| calibrator.wave(&request.site))
+/// The wave of a plan's unit: the last one of those that its statistics come in; `None` for a
+/// unit that needs none.
+pub fn wave_of(calibrator: &dyn Calibrator, plan: &Plan, unit: &Unit) -> Option<usize> {
+    let requests = unit.statistics.iter();
+    requests
+        .filter_map(|request| calibrator.wave(plan, &request.site))
         .max()
 }

@@ -177,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_is_alone_gets_help_from_all_others() {
+        let threads = Threads::new(3).unwrap();
+        let taken = AtomicUsize::new(0);
+        // Each task waits until as many are running as there are threads.
+        let running = std::sync::Barrier::new(3);
+        threads.on_each(|| {
+            if taken.fetch_add(1, Ordering::Relaxed) == 0 {
+                threads.parallel_for(3, &|_| {
+                    running.wait();
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), 3);
+    }
+
+    #[test]
     fn work_nested_in_a_worker_finishes() {
         let threads = Threads::new(2).unwrap();
         let sum = AtomicUsize::new(0);

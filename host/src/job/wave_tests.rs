@@ -94,7 +94,7 @@ impl Calibrator for Notes {
         Ok(())
     }
 
-    fn wave(&self, site: &str) -> Option<usize> {
+    fn wave(&self, _: &Plan, site: &str) -> Option<usize> {
         site.split('.').find_map(|part| part.parse().ok())
     }
 
@@ -127,7 +127,7 @@ impl Statistics for Waves<'_> {
         })
     }
 
-    fn gather(&mut self, wave: usize) -> Result<()> {
+    fn gather(&mut self, wave: usize, _: &dyn Decoder) -> Result<()> {
         self.notes.note(format!("gather {wave}"));
         if self.notes.fail_at == Some(wave) {
             return Err(Error::interrupted());
@@ -223,7 +223,9 @@ fn units_get_the_statistics_of_their_wave() {
     let seen = Bench::new().run(Some(&notes)).unwrap();
     assert!(seen.len() >= 3, "{seen:?}");
     for (label, value) in seen {
-        let expected = notes.wave(&label).map_or(-1.0, |wave| wave as f32);
+        let expected = notes
+            .wave(&Plan::default(), &label)
+            .map_or(-1.0, |wave| wave as f32);
         assert_eq!(value, expected, "{label}");
     }
     let asked = notes.asked.into_inner().unwrap();

@@ -46,6 +46,9 @@ pub struct QuantizeMetadata {
     pub pieces_total: u64,
     /// Of these, the ones that an earlier run had finished.
     pub pieces_resumed: u64,
+    /// What a format measures of each layer: its name and the figures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Map<String, Value>>,
     /// Whatever else a format measures.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -126,11 +129,24 @@ mod tests {
             layers_resumed: 1,
             pieces_total: 9,
             pieces_resumed: 4,
+            layers: Vec::new(),
             more: Map::new(),
         };
         metadata.more.insert("mse".into(), json!(0.5));
         let time = std::time::Duration::from_millis(1500);
-        let report = QuantizeReport::success(Path::new("a/b"), "gguf", "Q8_0", 100, time, metadata);
+        let report = |metadata| {
+            QuantizeReport::success(Path::new("a/b"), "gguf", "Q8_0", 100, time, metadata)
+        };
+        let mut with_layers = metadata.clone();
+        let layer = [
+            ("name".to_owned(), json!("l")),
+            ("e".to_owned(), json!(1.5)),
+        ];
+        with_layers.layers.push(Map::from_iter(layer));
+        let value = serde_json::to_value(report(with_layers)).unwrap();
+        let layers = &value["metadata"]["layers"];
+        assert_eq!(*layers, json!([{"name": "l", "e": 1.5}]));
+        let report = report(metadata);
         let mut value = serde_json::to_value(report).unwrap();
         assert!(value["peak_memory_bytes"].take().is_u64());
         assert_eq!(

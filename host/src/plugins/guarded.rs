@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use llm_quantize_plugin_api::{
-    AffineGroups, Converter, EncodeCall, EncodeReport, FileView, FormatDescription, Inputs, Job,
-    ModelDescription, ModelView, Plan, PlanRequest, Quantizer, Reader, Result,
+    AffineGroups, Converter, DecodeCall, EncodeCall, EncodeReport, FileView, FormatDescription,
+    Inputs, Job, ModelDescription, ModelView, Plan, PlanRequest, Quantizer, Reader, Result,
 };
 
 use crate::fatal::{Culprit, in_plugin};
@@ -59,6 +59,10 @@ impl Job for Guarded<dyn Job> {
 
     fn verify(&self, files: &[FileView<'_>]) -> Result<()> {
         self.call(|job| job.verify(files))
+    }
+
+    fn decode(&self, call: DecodeCall<'_>) -> Result<()> {
+        self.call(|job| job.decode(call))
     }
 }
 

@@ -10,6 +10,7 @@ mod groups;
 mod model;
 mod plan;
 mod plan_check;
+mod plan_flow;
 mod services;
 mod traits;
 mod views;

@@ -5,14 +5,15 @@
 
 use std::collections::HashSet;
 
-use super::{Error, FileContent, Job, ModelDescription, Plan, Result, Span, Unit};
+use super::{Error, FileContent, Job, ModelDescription, Plan, Result, Span, Unit, plan_flow};
 
 /// Checks a job's plan against itself and against the model.
 ///
 /// # Errors
 /// The first inconsistency: a bad file name, a span outside its file, two spans
 /// that overlap, a literal whose bytes have another length, an input that does not
-/// exist, a row split that does not divide, statistics that no calibration gathers.
+/// exist, a row split that does not divide, statistics that no calibration gathers, layers whose
+/// quantized outputs are to flow on before they are quantized.
 pub fn check_plan(job: &dyn Job, model: &ModelDescription) -> Result<()> {
     let plan = job.plan();
     check_files(plan, model)?;
@@ -34,6 +35,7 @@ pub fn check_plan(job: &dyn Job, model: &ModelDescription) -> Result<()> {
             )));
         }
     }
+    plan_flow::check(plan, model)?;
     check_spans(plan)
 }
 

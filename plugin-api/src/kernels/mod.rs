@@ -2,6 +2,8 @@
 
 pub mod activation;
 pub mod bits;
+#[cfg(feature = "products")]
+pub mod cholesky;
 pub mod convert;
 pub mod divergence;
 pub mod exp;

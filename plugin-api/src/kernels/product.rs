@@ -1,7 +1,9 @@
-//! Products of matrices in single precision, on many threads.
+//! Products of matrices, on many threads where they are in single precision.
 //!
 //! The result is cut into tiles, and each tile is one serial call of the `gemm` crate. The cut
 //! depends on shapes alone, so results do not depend on the number of threads.
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
@@ -69,23 +71,62 @@ fn part(matrix: ArrayView2<'_, f32>, from: usize, count: usize) -> ArrayView2<'_
     rest.split_at(Axis(0), count).0
 }
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// Numbers that matrices are made of: `f32` and `f64`.
+pub trait Real:
+    sealed::Sealed
+    + Copy
+    + PartialOrd
+    + Send
+    + Sync
+    + 'static
+    + From<f32>
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+{
+    /// The square root.
+    #[must_use]
+    fn root(self) -> Self;
+}
+
+impl Real for f32 {
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+impl Real for f64 {
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+}
+
 /// `C = scale · A B` or `C += scale · A B` on the caller's thread, for any strides.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn multiply(
-    a: ArrayView2<'_, f32>,
-    b: ArrayView2<'_, f32>,
-    scale: f32,
+pub fn multiply<T: Real>(
+    a: ArrayView2<'_, T>,
+    b: ArrayView2<'_, T>,
+    scale: T,
     before: Before,
-    mut c: ArrayViewMut2<'_, f32>,
+    mut c: ArrayViewMut2<'_, T>,
 ) {
     assert_eq!(a.ncols(), b.nrows(), "inner sizes of a product");
     assert_eq!(c.dim(), (a.nrows(), b.ncols()), "sizes of a product");
     let (a_strides, b_strides) = (a.strides(), b.strides());
     let c_strides = [c.strides()[0], c.strides()[1]];
     // SAFETY: pointers and strides are those of views, whose shapes were checked above; the view
-    // of `c` is exclusive, so it does not overlap the others.
+    // of `c` is exclusive, so it does not overlap the others. `T` is `f32` or `f64`, which the
+    // crate has kernels for.
     unsafe {
         gemm::gemm(
             c.nrows(),
@@ -101,7 +142,7 @@ pub fn multiply(
             b.as_ptr(),
             b_strides[1],
             b_strides[0],
-            1.0,
+            T::from(1.0),
             scale,
             false,
             false,

@@ -3,7 +3,10 @@
 mod models;
 mod reference;
 
+use std::ops::Range;
 use std::path::Path;
+
+use llm_quantize_plugin_api::TensorInfo;
 
 use super::*;
 use models::{Shape, random};
@@ -215,22 +218,34 @@ fn the_next_token_is_what_transformers_says() {
     assert_eq!(expected["top5_next"], serde_json::Value::from(top));
 }
 
+/// A model with ones in the place of one tensor.
+struct Ones<'a>(&'a SourceModel, usize);
+
+impl WeightSource for Ones<'_> {
+    fn tensor(&self, tensor: usize) -> Option<&TensorInfo> {
+        WeightSource::tensor(self.0, tensor)
+    }
+
+    fn decode_rows(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        match tensor == self.1 {
+            true => out.fill(1.0),
+            false => self.0.decode_rows(tensor, rows, out)?,
+        }
+        Ok(())
+    }
+}
+
 #[test]
-fn weights_can_be_changed_in_mid_block() {
+fn weights_may_come_from_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
-    let shape = Shape {
-        bias: true,
-        ..Shape::small()
-    };
-    let (graph, source) = shape.write(folder.path());
+    let (graph, source) = Shape::small().write(folder.path());
     let threads = Threads::new(1).unwrap();
-    let mut weights = BlockWeights::load(&graph, 1, &source, &threads).unwrap();
-    let key = graph.blocks[1].stages[0].linears[1].weight;
-    assert_eq!(weights.weight(0, 1), load_vector(&source, key).unwrap());
-    weights.weight_mut(0, 1).fill(1.0);
-    assert!(weights.weight(0, 1).iter().all(|x| *x == 1.0));
-    let value = graph.blocks[1].stages[0].linears[2].weight;
-    assert_eq!(weights.weight(0, 2), load_vector(&source, value).unwrap());
+    let stage = &graph.blocks[1].stages[0];
+    let [query, key, value] = [0, 1, 2].map(|layer| stage.linears[layer].weight);
+    let loaded = StageWeights::load(stage, &Ones(&source, key), &threads).unwrap();
+    let [query, value] = [query, value].map(|tensor| load_vector(&source, tensor).unwrap());
+    let ones = vec![1.0; stage.linears[1].inputs * stage.linears[1].outputs];
+    assert_eq!(loaded.weight, [query, ones, value].concat());
 }
 
 #[test]

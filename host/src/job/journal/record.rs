@@ -16,21 +16,28 @@ pub struct Record {
     pub rows: Range<u64>,
     /// CRC-32 of its bytes, span after span.
     pub crc: u32,
-    /// What the plugin measured. The bits of the numbers, so that sums are the same to
-    /// the last digit after a resume, and so that infinities survive JSON.
+    /// What the plugin measured of the whole output. The bits of the numbers, so that sums are
+    /// the same to the last digit after a resume, and so that infinities survive JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     measures: Vec<(String, u64)>,
+    /// What it measured of layers: subject, name, bits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<(String, String, u64)>,
 }
 
 impl Record {
     /// The record of a finished piece.
     pub fn new(piece: &Piece, crc: u32, measures: &[Measure]) -> Self {
-        let bits = measures.iter().map(|m| (m.name.clone(), m.value.to_bits()));
+        let (whole, layers): (Vec<&Measure>, Vec<&Measure>) =
+            measures.iter().partition(|m| m.subject.is_empty());
+        let bits = |m: &Measure| (m.name.clone(), m.value.to_bits());
+        let layer_bits = |m: &Measure| (m.subject.clone(), m.name.clone(), m.value.to_bits());
         Self {
             unit: piece.unit,
             rows: piece.rows.clone(),
             crc,
-            measures: bits.collect(),
+            measures: whole.into_iter().map(bits).collect(),
+            layers: layers.into_iter().map(layer_bits).collect(),
         }
     }
 
@@ -44,10 +51,12 @@ impl Record {
 
     /// What the plugin measured.
     pub fn measures(&self) -> Vec<Measure> {
-        let measures = self.measures.iter();
-        measures
-            .map(|(name, bits)| Measure::new(name, f64::from_bits(*bits)))
-            .collect()
+        let whole = self.measures.iter();
+        let whole = whole.map(|(name, bits)| Measure::new(name, f64::from_bits(*bits)));
+        let layers = self.layers.iter();
+        let layers =
+            layers.map(|(layer, name, bits)| Measure::of(layer, name, f64::from_bits(*bits)));
+        whole.chain(layers).collect()
     }
 }
 
@@ -96,8 +105,9 @@ mod tests {
 
     fn record(unit: usize, value: f64) -> Record {
         let piece = Piece { unit, rows: 3..7 };
-        let measure = Measure::new("squared_error", value);
-        Record::new(&piece, 0xdead_beef, &[measure])
+        let layer = Measure::of("layers.0\tq", "error", value);
+        let whole = Measure::new("squared_error", value);
+        Record::new(&piece, 0xdead_beef, &[layer, whole])
     }
 
     #[test]
@@ -107,7 +117,15 @@ mod tests {
             let [Line::Piece(back)] = lines.as_slice() else {
                 panic!("{lines:?}");
             };
-            assert_eq!(back.measures()[0].value.to_bits(), value.to_bits());
+            let [whole, layer] = &back.measures()[..] else {
+                panic!("{back:?}");
+            };
+            let name = |m: &Measure| format!("{} {}", m.subject, m.name);
+            assert_eq!(name(whole), " squared_error");
+            assert_eq!(name(layer), "layers.0\tq error");
+            for measure in [whole, layer] {
+                assert_eq!(measure.value.to_bits(), value.to_bits());
+            }
             assert_eq!(
                 back.piece(),
                 Piece {

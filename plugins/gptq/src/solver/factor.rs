@@ -1,9 +1,24 @@
 //! The factor of a Gram matrix.
 
-use llm_quantize_plugin_api::kernels::Parallel;
-use ndarray::{Array2, ArrayView2};
+use llm_quantize_plugin_api::kernels::cholesky::cholesky;
+use llm_quantize_plugin_api::kernels::product::Real;
+use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis};
 
 use super::{Order, Settings};
+
+/// Damping in the place of less, where the first attempts failed or channels were never seen.
+const LEAST: f64 = 1e-4;
+
+/// The most damping that is tried: the diagonal is twice its mean by then.
+const MOST: f64 = 1.0;
+
+/// Pivots are at least `λ` in exact arithmetic. If one is less than this part of it, rounding
+/// errors are as large as what damping adds.
+const TRUSTED: f64 = 0.5;
+
+/// Rows of a task that copies or scales.
+const ROWS: usize = 64;
 
 /// Why a Gram matrix has no factor.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -19,6 +34,9 @@ pub enum FactorError {
         /// Columns of the matrix.
         inputs: usize,
     },
+    /// Damping must be a number from 0 to 1.
+    #[error("the damping is {0}, but must be from 0 to 1")]
+    Damping(f64),
     /// Nothing was measured.
     #[error("no token reached the layer: use more or other calibration text, or round to nearest")]
     NoTokens,
@@ -32,91 +50,88 @@ pub enum FactorError {
         channel: usize,
     },
     /// Broken statistics, too.
-    #[error("the Gram matrix is not positive definite, even with a damping of {damping}")]
+    #[error(
+        "the Gram matrix is not positive definite, even with a damping of {damping}: the \
+         statistics are damaged"
+    )]
     NotDefinite {
         /// The last damping that was tried.
         damping: f64,
     },
 }
 
-/// A Gram matrix `H = XᵀX / T + λI`, and its factors, in the order of processing.
+/// A Gram matrix `H = XᵀX`, with the mean of its diagonal scaled to 1, and the factors of
+/// `H + λI`, in the order of processing: one for all layers that read the same input.
+///
+/// Places are numbered backwards: the column that is processed first comes last. That turns the
+/// upper factor of the method into the lower triangle of an ordinary Cholesky factor.
 #[derive(Debug)]
 pub struct Factor {
-    pub(super) group: usize,
-    pub(super) order: Order,
-    /// Original column of each place in the order.
+    group: usize,
+    order: Order,
+    /// Original column of each place.
     pub(super) columns: Vec<usize>,
-    /// `U`, strictly upper.
-    pub(super) upper: Array2<f32>,
-    /// `D`.
+    /// Below the diagonal `L` of `(I + L) D (I + L)ᵀ = H + λI`, and above it `H`.
+    pub(super) matrix: Array2<f32>,
+    /// The diagonal of `D`.
     pub(super) pivots: Vec<f32>,
-    /// Diagonal of the undamped `H`.
+    /// The diagonal of `H`.
     pub(super) diagonal: Vec<f32>,
-    /// `λ`.
-    pub(super) lambda: f64,
+    /// What was added to it, as a part of its mean.
     damping: f64,
 }
 
 impl Factor {
-    /// Factors the sums `XᵀX` over some tokens.
+    /// Factors the sums `XᵀX` over `tokens` tokens; both triangles are read.
     ///
-    /// If the matrix is not positive definite, the damping is raised step by step.
+    /// Single precision comes first. If a pivot is not what damping guarantees, double precision
+    /// follows; if that fails, too, the damping is raised step by step.
     ///
     /// # Errors
-    /// If the matrix is not one of finite sums, or not positive definite with any damping.
+    /// If the matrix is not one of finite sums, or not positive definite with any damping; and if
+    /// the settings do not fit.
     pub fn new(
         parallel: &dyn Parallel,
         gram: ArrayView2<'_, f32>,
         tokens: u64,
         settings: &Settings,
     ) -> Result<Self, FactorError> {
-        let _ = parallel;
-        let inputs = gram.ncols();
-        if gram.nrows() != inputs {
-            return Err(FactorError::NotSquare(gram.nrows(), inputs));
-        }
-        if settings.group == 0 || !inputs.is_multiple_of(settings.group) {
-            return Err(FactorError::Group {
-                group: settings.group,
-                inputs,
-            });
-        }
-        if tokens == 0 {
-            return Err(FactorError::NoTokens);
-        }
-        for (channel, row) in gram.rows().into_iter().enumerate() {
-            if row.iter().any(|x| !x.is_finite()) {
-                return Err(FactorError::NotFinite { channel });
+        check(gram, tokens, settings)?;
+        let sums: Vec<f64> = gram.diag().iter().map(|x| f64::from(*x)).collect();
+        let mean = sums.iter().sum::<f64>() / sums.len().max(1) as f64;
+        let scale = if mean > 0.0 { 1.0 / mean } else { 1.0 };
+        let mut columns = settings.order.columns(&sums, settings.group);
+        columns.reverse();
+        let source = Source {
+            gram,
+            columns: &columns,
+            scale,
+        };
+        let unseen = sums.contains(&0.0);
+        let mut damping = settings.damping.max(if unseen { LEAST } else { 0.0 });
+        let mut matrix = Array2::zeros(gram.dim());
+        let mut pivots = attempt(parallel, &source, damping, &mut matrix);
+        while pivots.is_none() {
+            // The first attempt in double precision has the damping that was asked for.
+            let mut double = Array2::<f64>::zeros(gram.dim());
+            pivots = attempt(parallel, &source, damping, &mut double);
+            if pivots.is_some() {
+                narrow(parallel, &double, &mut matrix);
+            } else if damping < MOST {
+                damping = (2.0 * damping).clamp(LEAST, MOST);
+            } else {
+                return Err(FactorError::NotDefinite { damping });
             }
         }
-        let scale = 1.0 / tokens as f64;
-        let diagonal: Vec<f64> = gram.diag().iter().map(|x| f64::from(*x) * scale).collect();
-        let mean = diagonal.iter().sum::<f64>() / inputs.max(1) as f64;
-        let columns = settings.order.columns(&diagonal, settings.group);
-        let mut damping = settings.damping;
-        for _ in 0..10 {
-            let lambda = if mean > 0.0 { damping * mean } else { 1.0 };
-            let mut h = Array2::from_shape_fn((inputs, inputs), |(i, j)| {
-                f64::from(gram[[columns[i], columns[j]]]) * scale
-            });
-            for i in 0..inputs {
-                h[[i, i]] += lambda;
-            }
-            if let Some(pivots) = factor(&mut h) {
-                return Ok(Self {
-                    group: settings.group,
-                    order: settings.order,
-                    upper: h.mapv(|x| x as f32),
-                    pivots,
-                    diagonal: columns.iter().map(|c| diagonal[*c] as f32).collect(),
-                    columns,
-                    lambda,
-                    damping,
-                });
-            }
-            damping = (damping * 2.0).max(0.01);
-        }
-        Err(FactorError::NotDefinite { damping })
+        Ok(Self {
+            group: settings.group,
+            order: settings.order,
+            diagonal: columns.iter().map(|c| (sums[*c] * scale) as f32).collect(),
+            columns,
+            matrix,
+            pivots: pivots.unwrap_or_default(),
+            damping,
+        })
     }
 
     /// The damping that was needed.
@@ -124,27 +139,108 @@ impl Factor {
     pub const fn damping(&self) -> f64 {
         self.damping
     }
+
+    /// Whether it was made with these settings.
+    pub(super) fn fits(&self, settings: &Settings) -> bool {
+        self.group == settings.group && self.order == settings.order
+    }
 }
 
-/// Replaces the upper triangle by `U`, strictly, and returns `D`.
-fn factor(h: &mut Array2<f64>) -> Option<Vec<f32>> {
-    let n = h.ncols();
-    let mut pivots = vec![0.0; n];
-    for k in (0..n).rev() {
-        let pivot = h[[k, k]];
-        if pivot.is_nan() || pivot <= 0.0 {
-            return None;
-        }
-        pivots[k] = pivot as f32;
-        for i in 0..k {
-            let u = h[[i, k]] / pivot;
-            for j in i..k {
-                h[[i, j]] -= u * h[[j, k]];
-            }
-        }
-        for i in 0..k {
-            h[[i, k]] /= pivot;
+fn check(gram: ArrayView2<'_, f32>, tokens: u64, settings: &Settings) -> Result<(), FactorError> {
+    let (rows, inputs) = gram.dim();
+    if rows != inputs {
+        return Err(FactorError::NotSquare(rows, inputs));
+    }
+    let group = settings.group;
+    if group == 0 || !inputs.is_multiple_of(group) {
+        return Err(FactorError::Group { group, inputs });
+    }
+    if !(0.0..=MOST).contains(&settings.damping) {
+        return Err(FactorError::Damping(settings.damping));
+    }
+    if tokens == 0 {
+        return Err(FactorError::NoTokens);
+    }
+    for (channel, row) in gram.rows().into_iter().enumerate() {
+        if row.iter().any(|x| !x.is_finite()) {
+            return Err(FactorError::NotFinite { channel });
         }
     }
-    Some(pivots)
+    Ok(())
+}
+
+/// Where `H` comes from.
+struct Source<'a> {
+    gram: ArrayView2<'a, f32>,
+    columns: &'a [usize],
+    scale: f64,
+}
+
+/// Fills a matrix with `H` above the diagonal and `L` below it, and returns the pivots.
+fn attempt<T: Real + Into<f64>>(
+    parallel: &dyn Parallel,
+    source: &Source<'_>,
+    damping: f64,
+    matrix: &mut Array2<T>,
+) -> Option<Vec<f32>>
+where
+    f64: Narrow<T>,
+{
+    for_rows(parallel, matrix, |place, mut row| {
+        let from = source.gram.row(source.columns[place]);
+        for (to, column) in row.iter_mut().zip(source.columns) {
+            *to = (f64::from(from[*column]) * source.scale).narrow();
+        }
+        row[place] = (row[place].into() + damping).narrow();
+    });
+    let noise = f64::EPSILON.max(f64::from(f32::EPSILON) * matrix.ncols() as f64 * 1e-3);
+    let smallest = (TRUSTED * damping).max(noise);
+    cholesky(parallel, matrix.view_mut(), smallest.narrow()).ok()?;
+    let diagonal: Vec<T> = matrix.diag().iter().copied().collect();
+    for_rows(parallel, matrix, |place, mut row| {
+        for (x, d) in row.iter_mut().zip(&diagonal[..place]) {
+            *x = *x / *d;
+        }
+    });
+    let pivots = diagonal.into_iter().map(|d| (d * d).into() as f32);
+    Some(pivots.collect())
+}
+
+/// Conversion from double precision, rounded.
+trait Narrow<T> {
+    fn narrow(self) -> T;
+}
+
+impl Narrow<f32> for f64 {
+    fn narrow(self) -> f32 {
+        self as f32
+    }
+}
+
+impl Narrow<Self> for f64 {
+    fn narrow(self) -> Self {
+        self
+    }
+}
+
+fn narrow(parallel: &dyn Parallel, from: &Array2<f64>, to: &mut Array2<f32>) {
+    for_rows(parallel, to, |place, mut row| {
+        for (to, from) in row.iter_mut().zip(from.row(place)) {
+            *to = *from as f32;
+        }
+    });
+}
+
+/// Does something with each row, on all threads.
+fn for_rows<T: Send + Sync>(
+    parallel: &dyn Parallel,
+    matrix: &mut Array2<T>,
+    task: impl Fn(usize, ArrayViewMut1<'_, T>) + Sync,
+) {
+    let chunks = matrix.axis_chunks_iter_mut(Axis(0), ROWS).collect();
+    hand_out(parallel, chunks, |index, mut rows| {
+        for (i, row) in rows.rows_mut().into_iter().enumerate() {
+            task(index * ROWS + i, row);
+        }
+    });
 }

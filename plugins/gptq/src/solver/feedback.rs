@@ -1,123 +1,162 @@
 //! The pass over the columns.
+//!
+//! A range of columns is halved: the half that comes first is rounded, its errors go to the other
+//! half in one product, and then that is rounded. So nearly all of the work is in products of large
+//! matrices, and at the bottom of the recursion few columns are left for a kernel.
 
-use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
+use llm_quantize_plugin_api::kernels::product::{Before, multiply};
+use llm_quantize_plugin_api::kernels::simd::Level;
+use ndarray::s;
 
-use super::grid::code;
-use super::{Factor, Order, Settings, Solution, SolveError, Weighting, scales};
+use super::chunk::{Chunk, view, view_mut};
+use super::descent::{Couplings, LEAF, Leaf};
+use super::scales::Search;
+use super::trial::{LARGEST, Trial};
+use super::{Factor, Order, Settings, Weighting};
 
-pub(super) fn solve(
-    parallel: &dyn Parallel,
-    factor: &Factor,
-    weight: ArrayView2<'_, f32>,
-    settings: &Settings,
-    cancelled: &(dyn Fn() -> bool + Sync),
-) -> Result<(Solution, f64), SolveError> {
-    let (rows, columns) = weight.dim();
-    if columns != factor.columns.len() {
-        return Err(SolveError::Inputs {
-            weight: columns,
-            factor: factor.columns.len(),
-        });
-    }
-    if settings.group != factor.group || settings.order != factor.order {
-        return Err(SolveError::Settings);
-    }
-    if let Some(((row, column), _)) = weight.indexed_iter().find(|(_, w)| !w.is_finite()) {
-        return Err(SolveError::NotFinite { row, column });
-    }
-    let groups = columns / settings.group;
-    let mut solution = Solution {
-        codes: Array2::zeros((rows, columns)),
-        scales: Array2::zeros((rows, groups)),
-        zeros: Array2::zeros((rows, groups)),
-    };
-    let mut errors = vec![[0.0; 2]; rows];
-    let tasks: Vec<_> = solution
-        .codes
-        .axis_iter_mut(Axis(0))
-        .zip(solution.scales.axis_iter_mut(Axis(0)))
-        .zip(solution.zeros.axis_iter_mut(Axis(0)))
-        .zip(weight.axis_iter(Axis(0)))
-        .zip(&mut errors)
-        .collect();
-    hand_out(
-        parallel,
-        tasks,
-        |_, ((((codes, scales), zeros), weight), error)| {
-            if !cancelled() {
-                *error = row(factor, weight, settings, codes, scales, zeros);
-            }
-        },
-    );
-    if cancelled() {
-        return Err(SolveError::Cancelled);
-    }
-    let [error, whole] = errors
-        .iter()
-        .fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
-    Ok((solution, if whole > 0.0 { error / whole } else { 0.0 }))
+/// The pass for the rows of a chunk.
+pub(super) struct Pass<'a> {
+    pub(super) level: Level,
+    pub(super) factor: &'a Factor,
+    pub(super) settings: &'a Settings,
+    pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// Quantizes a row; returns its error and the square of its output.
-fn row(
-    factor: &Factor,
-    weight: ArrayView1<'_, f32>,
-    settings: &Settings,
-    mut codes: ArrayViewMut1<'_, u8>,
-    mut scales: ArrayViewMut1<'_, f32>,
-    mut zeros: ArrayViewMut1<'_, u8>,
-) -> [f64; 2] {
-    let (grid, group) = (&settings.grid, settings.group);
-    let mut current: Vec<f32> = factor.columns.iter().map(|c| weight[*c]).collect();
-    let original = current.clone();
-    let mut chosen = vec![false; scales.len()];
-    let mut errors = [0.0; 2];
-    for k in 0..current.len() {
-        let g = factor.columns[k] / group;
-        if !chosen[g] {
-            chosen[g] = true;
-            let places: Vec<usize> = if settings.order == Order::Static {
-                (0..current.len())
-                    .filter(|i| factor.columns[*i] / group == g)
-                    .collect()
-            } else {
-                (k..k + group).collect()
-            };
-            let from = if settings.order == Order::Static {
-                &original
-            } else {
-                &current
-            };
-            let numbers: Vec<f32> = places.iter().map(|i| from[*i]).collect();
-            let costs: Vec<f32> = places
-                .iter()
-                .map(|i| match settings.scales.weighting {
-                    Weighting::Uniform => 1.0,
-                    Weighting::Diagonal => factor.diagonal[*i],
-                    Weighting::Pivots => factor.pivots[*i],
-                })
-                .collect();
-            (scales[g], zeros[g]) = scales::search(grid, &settings.scales, &numbers, &costs);
+impl Pass<'_> {
+    /// Rounds all columns; returns what it cost, by lane, damping included.
+    pub(super) fn run(&self, chunk: &mut Chunk) -> Vec<f32> {
+        let mut spent = vec![0.0; chunk.lanes];
+        let columns = self.factor.columns.len();
+        if self.settings.order == Order::Static {
+            self.choose_all(chunk);
         }
-        let code = code(current[k], scales[g], zeros[g], grid.highest());
-        codes[factor.columns[k]] = code;
-        let rounded = scales[g] * (f32::from(code) - f32::from(zeros[g]));
-        let missed = f64::from(current[k] - rounded);
-        let delta = original[k] - rounded;
-        errors[0] += f64::from(factor.pivots[k]) * missed * missed
-            - factor.lambda * f64::from(delta) * f64::from(delta);
-        for (j, current) in current.iter_mut().enumerate().skip(k + 1) {
-            *current += delta * factor.upper[[k, j]];
+        self.range(chunk, 0, columns, &mut spent);
+        spent
+    }
+
+    /// Whether groups are neighbours, and choose their grids when they are reached.
+    fn by_group(&self) -> bool {
+        self.settings.order != Order::Static
+    }
+
+    fn range(&self, chunk: &mut Chunk, from: usize, to: usize, spent: &mut [f32]) {
+        if (self.cancelled)() {
+            return;
+        }
+        let (width, group) = (to - from, self.settings.group);
+        if self.by_group() && width == group {
+            self.choose(chunk, from, to);
+        }
+        let whole = self.by_group() && width > group;
+        if width <= LEAF && !whole {
+            return self.leaf(chunk, from, to, spent);
+        }
+        let unit = if whole { group } else { LEAF };
+        let middle = from + (width / 2).next_multiple_of(unit).min(width - 1) / unit * unit;
+        let middle = if middle == from { from + unit } else { middle };
+        self.range(chunk, middle, to, spent);
+        self.correct(chunk, from, middle, to);
+        self.range(chunk, from, middle, spent);
+    }
+
+    /// Adds what the errors of columns from `middle` on do to the columns before.
+    fn correct(&self, chunk: &mut Chunk, from: usize, middle: usize, to: usize) {
+        let lanes = chunk.lanes;
+        let factor = self.factor.matrix.slice(s![middle..to, from..middle]);
+        multiply(
+            factor.reversed_axes(),
+            view(&chunk.errors[middle * lanes..to * lanes], lanes),
+            1.0,
+            Before::Add,
+            view_mut(&mut chunk.steps[from * lanes..middle * lanes], lanes),
+        );
+    }
+
+    fn leaf(&self, chunk: &mut Chunk, from: usize, to: usize, spent: &mut [f32]) {
+        let lanes = chunk.lanes;
+        let group = self.settings.group;
+        let columns = &self.factor.columns[from..to];
+        let groups: Vec<usize> = columns.iter().map(|column| column / group).collect();
+        self.level.dispatch(Leaf {
+            grid: self.settings.grid,
+            couplings: &self.couplings(from, to),
+            groups: &groups,
+            choices: &chunk.choices,
+            lanes,
+            numbers: &mut chunk.errors[from * lanes..to * lanes],
+            corrections: &mut chunk.steps[from * lanes..to * lanes],
+            costs: &self.factor.pivots[from..to],
+            relative: false,
+            spent,
+        });
+    }
+
+    fn couplings(&self, from: usize, to: usize) -> Couplings {
+        let matrix = &self.factor.matrix;
+        Couplings::new(to - from, |j, k| matrix[[from + j, from + k]])
+    }
+
+    /// Chooses the grids of the group that has these places.
+    fn choose(&self, chunk: &mut Chunk, from: usize, to: usize) {
+        let lanes = chunk.lanes;
+        let at = self.factor.columns[from] / self.settings.group * lanes;
+        let range = from * lanes..to * lanes;
+        let targets = chunk.errors[range.clone()]
+            .iter()
+            .zip(&chunk.steps[range.clone()]);
+        let targets: Vec<f32> = targets.map(|(w, c)| w + c).collect();
+        let costs: Vec<f32> = (from..to).map(|place| self.cost(place)).collect();
+        self.search(chunk, &targets, &costs, at);
+        if to - from <= LARGEST && !self.settings.scales.tries.is_empty() {
+            self.level.dispatch(Trial {
+                grid: self.settings.grid,
+                tries: self.settings.scales.tries,
+                couplings: &self.couplings(from, to),
+                costs: &self.factor.pivots[from..to],
+                lanes,
+                numbers: &chunk.errors[range.clone()],
+                corrections: &chunk.steps[range],
+                at,
+                choices: &mut chunk.choices,
+            });
         }
     }
-    for k in 0..original.len() {
-        let mut output = f64::from(original[k]);
-        for (j, other) in original.iter().enumerate().take(k) {
-            output += f64::from(*other) * f64::from(factor.upper[[j, k]]);
+
+    /// Chooses all grids, from the weights as they are.
+    fn choose_all(&self, chunk: &mut Chunk) {
+        let (lanes, group) = (chunk.lanes, self.settings.group);
+        let mut places = vec![0; self.factor.columns.len()];
+        for (place, column) in self.factor.columns.iter().enumerate() {
+            places[*column] = place;
         }
-        errors[1] += f64::from(factor.pivots[k]) * output * output
-            - factor.lambda * f64::from(original[k]).powi(2);
+        for (g, places) in places.chunks_exact(group).enumerate() {
+            let mut weights = Vec::with_capacity(group * lanes);
+            for place in places {
+                weights.extend_from_slice(&chunk.errors[place * lanes..(place + 1) * lanes]);
+            }
+            let costs: Vec<f32> = places.iter().map(|place| self.cost(*place)).collect();
+            self.search(chunk, &weights, &costs, g * lanes);
+        }
     }
-    errors
+
+    fn search(&self, chunk: &mut Chunk, numbers: &[f32], costs: &[f32], at: usize) {
+        self.level.dispatch(Search {
+            grid: self.settings.grid,
+            settings: self.settings.scales,
+            lanes: chunk.lanes,
+            numbers,
+            costs,
+            at,
+            choices: &mut chunk.choices,
+        });
+    }
+
+    /// What a squared error of a column counts in the search.
+    fn cost(&self, place: usize) -> f32 {
+        match self.settings.scales.weighting {
+            Weighting::Uniform => 1.0,
+            Weighting::Diagonal => self.factor.diagonal[place],
+            Weighting::Pivots => self.factor.pivots[place],
+        }
+    }
 }

@@ -24,15 +24,21 @@
 //! * `scales`: the choice of a group's scale and zero;
 //! * `feedback`: the pass over the columns.
 
+mod chunk;
+mod descent;
 pub mod factor;
 mod feedback;
 pub mod grid;
+mod nearest;
 pub mod order;
+mod refine;
+mod rows;
 mod scales;
 mod settings;
 mod solution;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use llm_quantize_plugin_api::kernels::Parallel;
 use ndarray::ArrayView2;
@@ -90,7 +96,7 @@ pub fn solve(
     settings: &Settings,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Solution, f64), SolveError> {
-    feedback::solve(parallel, factor, weight, settings, cancelled)
+    rows::solve(parallel, factor, weight, settings, cancelled)
 }
 
 /// Rounds each weight to the nearest number of its group's grid: what others call RTN. Symmetric
@@ -107,7 +113,7 @@ pub fn round_to_nearest(
     weight: ArrayView2<'_, f32>,
     settings: &Settings,
 ) -> Solution {
-    scales::round_to_nearest(parallel, weight, &settings.grid, settings.group)
+    nearest::round_to_nearest(parallel, weight, settings.grid, settings.group)
 }
 
 /// Bytes that [`Factor::new`] and [`solve`] allocate at most for a layer, the solution and the

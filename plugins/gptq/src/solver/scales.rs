@@ -1,109 +1,245 @@
 //! The choice of scales and zeros.
+//!
+//! A group's range is shrunk step by step, and each step's grid is held against the group's
+//! numbers: each lane of a vector does that for another row.
 
-use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
-use ndarray::{Array2, ArrayView2, Axis, s};
+use llm_quantize_plugin_api::kernels::simd::{Isa, Kernel, MAX_LANES, Vector};
 
-use super::grid::{code, storable};
-use super::{Grid, ScaleSearch, Solution};
+use super::chunk::Choices;
+use super::descent::nearest;
+use super::grid::SCALES;
+use super::{Grid, ScaleSearch};
 
-/// Rows of a task.
-const ROWS: usize = 64;
-
-/// The scale and the zero for numbers from `low` to `high`.
-fn span(grid: &Grid, low: f32, high: f32) -> (f32, u8) {
-    let highest = f32::from(grid.highest());
-    if grid.symmetric {
-        return (storable(2.0 * low.abs().max(high) / highest), grid.middle());
-    }
-    let (low, high) = (low.min(0.0), high.max(0.0));
-    let [first, last] = grid.zeros().map(f32::from);
-    let scale = (high - low) / highest;
-    let zero = (-low / scale).round_ties_even().max(first).min(last);
-    // Where the zero had to move, the larger side still fits.
-    let scale = scale.max(high / (highest - zero).max(1.0));
-    (storable(scale), zero as u8)
+/// A grid in each lane.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<V> {
+    pub(super) scale: V,
+    pub(super) inverse: V,
+    pub(super) zero: V,
 }
 
-/// The best scale and zero for some numbers, whose errors count as `costs` says.
-pub(super) fn search(
-    grid: &Grid,
-    settings: &ScaleSearch,
-    numbers: &[f32],
-    costs: &[f32],
-) -> (f32, u8) {
-    let low = numbers.iter().copied().fold(0.0, f32::min);
-    let high = numbers.iter().copied().fold(0.0, f32::max);
-    let mut best = (f32::INFINITY, span(grid, low, high));
-    let mut offer = |(scale, zero): (f32, u8)| {
-        let mut cost = 0.0;
-        for (w, d) in numbers.iter().zip(costs) {
-            let steps = f32::from(code(*w, scale, zero, grid.highest())) - f32::from(zero);
-            let error = w - scale * steps;
-            cost += d * error * error;
-        }
-        if cost < best.0 {
-            best = (cost, (scale, zero));
-        }
-    };
-    for step in 0..=settings.steps {
-        let part = step as f32 / settings.steps.max(1) as f32;
-        let shrink = 1.0 - (1.0 - settings.smallest) * part;
-        let (scale, zero) = span(grid, low * shrink, high * shrink);
-        offer((scale, zero));
-        if grid.symmetric && settings.signed {
-            let sign = if high > -low { -1.0 } else { 1.0 };
-            let full = high.max(-low) / f32::from(grid.middle());
-            offer((storable(sign * full * shrink), zero));
+impl<V: Vector> Lanes<V> {
+    /// With the storable scale nearest to `scale`.
+    #[inline(always)]
+    pub(super) fn new<I: Isa<F32 = V>>(isa: I, scale: V, zero: V) -> Self {
+        let scale = storable(isa, scale);
+        Self {
+            scale,
+            inverse: isa.splat(1.0) / scale,
+            zero,
         }
     }
-    best.1
+
+    #[inline(always)]
+    pub(super) fn load<I: Isa<F32 = V>>(isa: I, choices: &Choices, at: usize) -> Self {
+        Self {
+            scale: isa.load(&choices.scales[at..]),
+            inverse: isa.load(&choices.inverses[at..]),
+            zero: isa.load(&choices.zeros[at..]),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(self, choices: &mut Choices, at: usize) {
+        self.scale.store(&mut choices.scales[at..]);
+        self.inverse.store(&mut choices.inverses[at..]);
+        self.zero.store(&mut choices.zeros[at..]);
+    }
+
+    #[inline(always)]
+    pub(super) fn select(mask: V::Mask, yes: Self, no: Self) -> Self {
+        Self {
+            scale: V::select(mask, yes.scale, no.scale),
+            inverse: V::select(mask, yes.inverse, no.inverse),
+            zero: V::select(mask, yes.zero, no.zero),
+        }
+    }
+
+    /// With scales of the other sign.
+    #[inline(always)]
+    fn negated<I: Isa<F32 = V>>(self, isa: I) -> Self {
+        let zero = isa.splat(0.0);
+        Self {
+            scale: zero - self.scale,
+            inverse: zero - self.inverse,
+            zero: self.zero,
+        }
+    }
+
+    /// With other zeros, as far as the grid allows.
+    #[inline(always)]
+    pub(super) fn shifted<I: Isa<F32 = V>>(self, isa: I, grid: Grid, shift: f32) -> Self {
+        let [first, last] = grid.zeros().map(|zero| isa.splat(f32::from(zero)));
+        let zero = (self.zero + isa.splat(shift)).larger(first).smaller(last);
+        Self { zero, ..self }
+    }
+
+    /// Smallest and largest code, less the zero.
+    #[inline(always)]
+    pub(super) fn bounds<I: Isa<F32 = V>>(self, isa: I, grid: Grid) -> [V; 2] {
+        let low = isa.splat(0.0) - self.zero;
+        [low, low + isa.splat(f32::from(grid.highest()))]
+    }
 }
 
-/// See [`super::round_to_nearest`].
-pub(super) fn round_to_nearest(
-    parallel: &dyn Parallel,
-    weight: ArrayView2<'_, f32>,
-    grid: &Grid,
-    group: usize,
-) -> Solution {
-    let (rows, columns) = weight.dim();
-    assert!(
-        group > 0 && columns.is_multiple_of(group),
-        "sizes of groups"
-    );
-    let mut solution = Solution {
-        codes: Array2::zeros((rows, columns)),
-        scales: Array2::zeros((rows, columns / group)),
-        zeros: Array2::zeros((rows, columns / group)),
-    };
-    let tasks: Vec<_> = solution
-        .codes
-        .axis_chunks_iter_mut(Axis(0), ROWS)
-        .zip(solution.scales.axis_chunks_iter_mut(Axis(0), ROWS))
-        .zip(solution.zeros.axis_chunks_iter_mut(Axis(0), ROWS))
-        .zip(weight.axis_chunks_iter(Axis(0), ROWS))
-        .collect();
-    hand_out(
-        parallel,
-        tasks,
-        |_, (((mut codes, mut scales), mut zeros), weight)| {
-            let mut numbers = vec![0.0; group];
-            for ((row, g), scale) in scales.indexed_iter_mut() {
-                let from = g * group;
-                let weights = weight.slice(s![row, from..from + group]);
-                for (number, w) in numbers.iter_mut().zip(weights) {
-                    *number = if w.is_finite() { *w } else { 0.0 };
-                }
-                let low = numbers.iter().copied().fold(0.0, f32::min);
-                let high = numbers.iter().copied().fold(0.0, f32::max);
-                let zero;
-                (*scale, zero) = span(grid, low, high);
-                zeros[[row, g]] = zero;
-                for (i, number) in numbers.iter().enumerate() {
-                    codes[[row, from + i]] = code(*number, *scale, zero, grid.highest());
-                }
+/// The numbers of half precision nearest to scales, whose magnitude is held within half
+/// precision's, from the smallest on.
+#[inline(always)]
+fn storable<I: Isa>(isa: I, scale: I::F32) -> I::F32 {
+    let magnitude = scale.abs().larger(isa.splat(SCALES[0]));
+    let magnitude = magnitude.smaller(isa.splat(SCALES[1]));
+    let mut stored = [[0; 2]; MAX_LANES];
+    magnitude.store_f16(&mut stored);
+    let magnitude = isa.load_f16(&stored);
+    let zero = isa.splat(0.0);
+    I::F32::select(scale.lt(zero), zero - magnitude, magnitude)
+}
+
+/// Chooses the grid of a group in all lanes, as if its numbers were rounded one by one.
+pub(super) struct Search<'a> {
+    pub(super) grid: Grid,
+    pub(super) settings: ScaleSearch,
+    pub(super) lanes: usize,
+    /// Columns of the group × lanes.
+    pub(super) numbers: &'a [f32],
+    /// What a squared error costs, by column.
+    pub(super) costs: &'a [f32],
+    /// First place in `choices`.
+    pub(super) at: usize,
+    pub(super) choices: &'a mut Choices,
+}
+
+/// The best grid so far.
+struct Best<V> {
+    grid: Lanes<V>,
+    cost: V,
+}
+
+impl<V: Vector> Best<V> {
+    #[inline(always)]
+    fn new<I: Isa<F32 = V>>(isa: I, grid: Lanes<V>) -> Self {
+        let cost = isa.splat(f32::INFINITY);
+        Self { grid, cost }
+    }
+}
+
+impl Search<'_> {
+    /// The grid from end to end of a range.
+    #[inline(always)]
+    fn whole<I: Isa>(&self, isa: I, range: [I::F32; 2]) -> Lanes<I::F32> {
+        if self.grid.symmetric {
+            symmetric(isa, self.grid, range)
+        } else {
+            asymmetric(isa, self.grid, range)
+        }
+    }
+
+    /// Tries a grid and its relatives: of the other sign, or with other zeros.
+    #[inline(always)]
+    fn step<I: Isa>(&self, isa: I, lane: usize, grid: Lanes<I::F32>, best: &mut Best<I::F32>) {
+        self.offer(isa, lane, grid, best);
+        if self.grid.symmetric {
+            if self.settings.signed {
+                self.offer(isa, lane, grid.negated(isa), best);
             }
-        },
-    );
-    solution
+        } else {
+            for shift in [-1.0, 1.0] {
+                self.offer(isa, lane, grid.shifted(isa, self.grid, shift), best);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn offer<I: Isa>(&self, isa: I, lane: usize, grid: Lanes<I::F32>, best: &mut Best<I::F32>) {
+        let cost = self.cost(isa, lane, grid);
+        let better = cost.lt(best.cost);
+        best.grid = Lanes::select(better, grid, best.grid);
+        best.cost = I::F32::select(better, cost, best.cost);
+    }
+
+    /// The cost of a grid.
+    #[inline(always)]
+    fn cost<I: Isa>(&self, isa: I, lane: usize, grid: Lanes<I::F32>) -> I::F32 {
+        let bounds = grid.bounds(isa, self.grid);
+        let mut sum = isa.splat(0.0);
+        for (numbers, cost) in self.numbers.chunks_exact(self.lanes).zip(self.costs) {
+            let x = isa.load(&numbers[lane..]);
+            let missed = x - nearest(x, grid.inverse, bounds) * grid.scale;
+            sum = sum + isa.splat(*cost) * (missed * missed);
+        }
+        sum
+    }
+
+    /// The scale that fits best to the codes of a grid.
+    #[inline(always)]
+    fn fitted<I: Isa>(&self, isa: I, lane: usize, grid: Lanes<I::F32>) -> Lanes<I::F32> {
+        let bounds = grid.bounds(isa, self.grid);
+        let (mut above, mut below) = (isa.splat(0.0), isa.splat(0.0));
+        for (numbers, cost) in self.numbers.chunks_exact(self.lanes).zip(self.costs) {
+            let x = isa.load(&numbers[lane..]);
+            let steps = nearest(x, grid.inverse, bounds);
+            let weighted = isa.splat(*cost) * steps;
+            above = above + weighted * x;
+            below = below + weighted * steps;
+        }
+        let usable = below.gt(isa.splat(0.0));
+        let fitted = Lanes::new(isa, above / below, grid.zero);
+        Lanes::select(usable, fitted, grid)
+    }
+
+    /// The largest number and the smallest, or zero.
+    #[inline(always)]
+    fn range<I: Isa>(&self, isa: I, lane: usize) -> [I::F32; 2] {
+        let (mut low, mut high) = (isa.splat(0.0), isa.splat(0.0));
+        for numbers in self.numbers.chunks_exact(self.lanes) {
+            let x = isa.load(&numbers[lane..]);
+            low = x.smaller(low);
+            high = x.larger(high);
+        }
+        [low, high]
+    }
+}
+
+impl Kernel for Search<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for lane in (0..self.lanes).step_by(I::LANES) {
+            let [low, high] = self.range(isa, lane);
+            let mut best = Best::new(isa, self.whole(isa, [low, high]));
+            for step in 0..=self.settings.steps {
+                let part = step as f32 / self.settings.steps.max(1) as f32;
+                let shrink = isa.splat(1.0 - (1.0 - self.settings.smallest) * part);
+                let range = [low * shrink, high * shrink];
+                self.step(isa, lane, self.whole(isa, range), &mut best);
+            }
+            let fitted = self.fitted(isa, lane, best.grid);
+            self.offer(isa, lane, fitted, &mut best);
+            best.grid.store(self.choices, self.at + lane);
+        }
+    }
+}
+
+/// Codes from end to end for the larger side of a range.
+#[inline(always)]
+pub(super) fn symmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
+    let extreme = range[1].larger(range[0].abs());
+    let scale = extreme * isa.splat(2.0 / f32::from(grid.highest()));
+    Lanes::new(isa, scale, isa.splat(f32::from(grid.middle())))
+}
+
+/// Codes from end to end for a range that has zero in it.
+#[inline(always)]
+pub(super) fn asymmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
+    let [low, high] = range;
+    let highest = isa.splat(f32::from(grid.highest()));
+    let spread = Lanes::new(isa, (high - low) / highest, highest);
+    let [first, last] = grid.zeros().map(|z| isa.splat(f32::from(z)));
+    let steps = (isa.splat(0.0) - low) * spread.inverse;
+    // Clamped first: only numbers of some size are rounded.
+    let zero = steps.larger(first).smaller(last).round();
+    // Where the zero had to move, the numbers above it must still fit.
+    let room = (highest - zero).larger(isa.splat(1.0));
+    Lanes::new(isa, spread.scale.larger(high / room), zero)
 }

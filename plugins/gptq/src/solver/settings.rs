@@ -33,6 +33,7 @@ impl Settings {
                 smallest: 0.7,
                 weighting: Weighting::Pivots,
                 signed: true,
+                tries: &[(0.97, 0.0), (1.03, 0.0), (0.94, 0.0), (1.06, 0.0)],
             },
             refine: Refinement { rounds: 0 },
         }
@@ -52,6 +53,8 @@ pub struct ScaleSearch {
     /// Whether symmetric scales may be negative, which lets the extreme number be the larger end
     /// of the codes.
     pub signed: bool,
+    /// tries
+    pub tries: &'static [(f32, f32)],
 }
 
 /// What a squared error of a column counts in the search for scales.

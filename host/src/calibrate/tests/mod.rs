@@ -1,0 +1,478 @@
+//! Plans whose layers see what the quantized layers before them give, run by the job engine.
+
+mod rounding;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use llm_quantize_plugin_api::{
+    DecodeCall, Flow, Grain, Inputs, Job, ModelView, PlanRequest, Quantizer, TensorView, Unit,
+};
+use tempfile::TempDir;
+
+use super::accumulate::Accumulator;
+use super::encoded::Encoded;
+use super::*;
+use crate::error::ExitCode;
+use crate::forward::{Batch, BlockWeights, Forward, WeightSource};
+use crate::job::{
+    CancelFlag, Checkpoints, Decoder, JobProgress, Outcome, PluginId, Threads, Work, prepare,
+};
+use rounding::{LEVEL, Rounding, Seen};
+
+const SAMPLES: usize = 6;
+const LENGTH: usize = 32;
+const TOKENS: usize = SAMPLES * LENGTH;
+/// Sites of a block.
+const STAGES: usize = 4;
+
+/// Interrupts a run after so many events, and notes what it is told.
+#[derive(Default)]
+struct Watcher {
+    cancel: CancelFlag,
+    stop_after: Option<usize>,
+    events: AtomicUsize,
+    tokens: AtomicU64,
+    begun: Mutex<Work>,
+}
+
+impl Watcher {
+    fn stopping_after(events: usize) -> Self {
+        Self {
+            stop_after: Some(events),
+            ..Self::default()
+        }
+    }
+
+    fn event(&self) {
+        if Some(self.events.fetch_add(1, Ordering::Relaxed) + 1) == self.stop_after {
+            self.cancel.shared().store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begun(&self) -> Work {
+        *self.begun.lock().unwrap()
+    }
+}
+
+impl JobProgress for Watcher {
+    fn begin(&self, work: Work) {
+        *self.begun.lock().unwrap() = work;
+    }
+
+    fn bytes(&self, _: u64) {
+        self.event();
+    }
+
+    fn tokens(&self, done: u64) {
+        let all = self.tokens.fetch_add(done, Ordering::Relaxed) + done;
+        let work = self.begun();
+        assert!(all + work.amount_done <= work.amount, "more than all");
+        self.event();
+    }
+
+    fn layer(&self, _: usize, _: usize) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+}
+
+/// The tiny model, a folder, and how to proceed.
+struct Bench {
+    out: TempDir,
+    grain: Grain,
+    flow: Flow,
+    threads: usize,
+    memory: u64,
+}
+
+impl Bench {
+    fn new(grain: Grain, flow: Flow) -> Self {
+        Self {
+            out: tempfile::tempdir().unwrap(),
+            grain,
+            flow,
+            threads: 2,
+            memory: 1 << 30,
+        }
+    }
+
+    fn sequential() -> Self {
+        Self::new(Grain::Stage, Flow::Quantized)
+    }
+
+    fn quantizer(&self, seen: &Seen) -> Rounding {
+        Rounding {
+            grain: self.grain,
+            flow: self.flow,
+            seen: Seen::clone(seen),
+        }
+    }
+
+    /// Runs a job, or as much of it as the watcher allows; what its units saw.
+    fn run(&self, watcher: &Watcher) -> (Result<Outcome>, Vec<(String, Vec<f32>)>) {
+        let seen = Seen::default();
+        let outcome = self.run_noting(watcher, &seen);
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        (outcome, seen)
+    }
+
+    fn run_noting(&self, watcher: &Watcher, seen: &Seen) -> Result<Outcome> {
+        let source = source();
+        let calibration = calibration(&source, self.out.path());
+        let threads = Threads::new(self.threads)?;
+        let context = Context {
+            threads: &threads,
+            cancel: &watcher.cancel,
+            progress: watcher,
+            max_memory: self.memory,
+        };
+        let plugin = PluginId {
+            id: "rounding".into(),
+            version: "1.0.0".into(),
+        };
+        let quantizer = self.quantizer(seen);
+        let (calibrator, folder) = (Some(&calibration as _), self.out.path());
+        let prepared = prepare(
+            &plugin,
+            &quantizer,
+            &source,
+            calibrator,
+            &request(&calibration),
+            folder,
+            &context,
+        )?;
+        let ready = prepared.check(true, &Checkpoints::default(), &context)?;
+        ready.run(&context, || {})
+    }
+
+    /// The bytes of a whole run, and what its units saw.
+    fn whole(&self) -> (Vec<u8>, Vec<(String, Vec<f32>)>) {
+        let (outcome, seen) = self.run(&Watcher::default());
+        outcome.unwrap();
+        (self.bytes(), seen)
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.out.path().join("out/weights.bin")).unwrap()
+    }
+
+    /// The block that a checkpoint's activations enter.
+    fn kept(&self) -> Option<usize> {
+        let folder = self.out.path().join(".checkpoint/out.calibration");
+        let names = fs::read_dir(folder).ok()?.map(|e| e.unwrap().file_name());
+        let mut names = names.map(|name| name.into_string().unwrap());
+        names.find_map(|name| name.strip_prefix("block-")?.split('.').next()?.parse().ok())
+    }
+}
+
+fn source() -> SourceModel {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tiny-llama");
+    SourceModel::open(folder, &[], ModelView::HuggingFace).unwrap()
+}
+
+fn calibration<'a>(source: &'a SourceModel, scratch: &Path) -> Calibration<'a> {
+    let text = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/fixtures/text/calibration.txt"
+    );
+    let order = Order {
+        data: Some(text.into()),
+        samples: Some(SAMPLES),
+        length: Some(LENGTH),
+        ..Order::default()
+    };
+    Calibration::prepare(source, &order, scratch).unwrap()
+}
+
+fn request(calibration: &Calibration<'_>) -> PlanRequest {
+    PlanRequest {
+        format: "rounding".into(),
+        level: LEVEL.into(),
+        calibration: Some(calibration.text()),
+        ..PlanRequest::default()
+    }
+}
+
+/// The numbers of a finished output.
+struct Finished<'a> {
+    job: Box<dyn Job>,
+    source: &'a SourceModel,
+    bytes: Vec<u8>,
+}
+
+impl Decoder for Finished<'_> {
+    fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<bool> {
+        let units = self.job.plan().units.iter().enumerate();
+        let mut places = units.filter_map(|(number, unit)| {
+            let input = unit.inputs.iter().position(|input| input.tensor == tensor);
+            Some((number, unit, input?))
+        });
+        let matrix = self.source.model().tensors[tensor].shape.len() > 1;
+        let Some((unit, planned, input)) = places.next().filter(|_| matrix) else {
+            return Ok(false);
+        };
+        let outputs: Vec<&[u8]> = planned
+            .outputs
+            .iter()
+            .map(|span| &self.bytes[span.offset as usize..][..span.len as usize])
+            .collect();
+        let norms = planned.inputs.iter().map(|input| input.tensor);
+        let norms = norms.filter(|norm| self.source.model().tensors[*norm].shape.len() == 1);
+        let vectors: Vec<TensorView<'_>> = norms
+            .map(|norm| self.source.rows(norm, 0..1).unwrap().unwrap())
+            .collect();
+        self.job.decode(DecodeCall {
+            unit,
+            input,
+            rows,
+            vectors: &vectors,
+            outputs: &outputs,
+            out,
+        })?;
+        Ok(true)
+    }
+}
+
+/// What enters each site, by the label of its unit: `before` gives the weights of the blocks
+/// before a site's, `within` those of its own.
+fn reference(
+    calibration: &Calibration<'_>,
+    before: &dyn WeightSource,
+    within: &dyn WeightSource,
+) -> BTreeMap<String, Vec<f32>> {
+    let (graph, threads) = (&calibration.graph, Threads::new(2).unwrap());
+    let forward = Forward::new(graph, LENGTH, &threads);
+    let tokens = &calibration.windows.tokens;
+    assert_eq!(tokens.len(), TOKENS);
+    let mut residual = vec![0.0; TOKENS * graph.hidden];
+    forward
+        .embed(calibration.model(), tokens, &mut residual)
+        .unwrap();
+    let mut grams = BTreeMap::new();
+    let mut gather = |name: &str, input: &[f32]| {
+        let wanted = Wanted {
+            gram: true,
+            rows: 0,
+        };
+        let mut sums = Accumulator::new(input.len() / TOKENS, wanted, TOKENS, 0);
+        sums.add(input, &threads).unwrap();
+        grams.insert(name.to_owned(), sums.finish().unwrap().gram.unwrap());
+    };
+    for (block, stages) in graph.blocks.iter().enumerate() {
+        let mut batch = Batch::new(LENGTH);
+        batch.residual.clone_from(&residual);
+        let weights = BlockWeights::load(graph, block, within, &threads).unwrap();
+        forward.enter(&weights, &mut batch);
+        for (stage, graph) in stages.stages.iter().enumerate() {
+            gather(&graph.linears[0].name, &batch.input);
+            forward.advance(&weights, stage, &mut batch);
+        }
+        batch.residual.clone_from(&residual);
+        let weights = BlockWeights::load(graph, block, before, &threads).unwrap();
+        forward.enter(&weights, &mut batch);
+        for stage in 0..stages.stages.len() {
+            forward.advance(&weights, stage, &mut batch);
+        }
+        residual.clone_from(&batch.residual);
+    }
+    let norm = crate::forward::load_vector(calibration.model(), graph.final_norm).unwrap();
+    forward.finish(&norm, &mut residual);
+    gather(&graph.head.name, &residual);
+    grams
+}
+
+/// Runs a job and compares what its units saw with the reference, to the bit.
+fn check_flow(bench: &Bench, within_quantized: bool, before_quantized: bool) {
+    let (bytes, seen) = bench.whole();
+    let source = source();
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibration(&source, scratch.path());
+    let quantizer = bench.quantizer(&Seen::default());
+    let finished = Finished {
+        job: quantizer.plan(&source, &request(&calibration)).unwrap(),
+        source: &source,
+        bytes,
+    };
+    let encoded = Encoded {
+        model: &source,
+        decoder: &finished,
+    };
+    let weights = |quantized: bool| -> &dyn WeightSource {
+        match quantized {
+            true => &encoded,
+            false => &source,
+        }
+    };
+    let (before, within) = (weights(before_quantized), weights(within_quantized));
+    let expected = reference(&calibration, before, within);
+    assert_eq!(seen.len(), expected.len());
+    for (label, gram) in seen {
+        assert!(gram == expected[&label], "{label}");
+    }
+}
+
+#[test]
+fn stages_see_what_the_quantized_layers_before_them_give() {
+    check_flow(&Bench::sequential(), true, true);
+}
+
+#[test]
+fn blocks_see_what_the_quantized_blocks_before_them_give() {
+    check_flow(&Bench::new(Grain::Block, Flow::Quantized), false, true);
+}
+
+#[test]
+fn the_original_flows_on_where_a_plan_wants_that() {
+    for grain in [Grain::Block, Grain::Stage] {
+        check_flow(&Bench::new(grain, Flow::Original), false, false);
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let reference = Bench::sequential().whole().0;
+    assert!(reference != Bench::new(Grain::Block, Flow::Quantized).whole().0);
+    assert!(reference != Bench::new(Grain::Block, Flow::Original).whole().0);
+    let mut bench = Bench::sequential();
+    bench.threads = 5;
+    assert!(bench.whole().0 == reference);
+}
+
+#[test]
+fn spilled_activations_are_the_same() {
+    let bench = Bench::sequential();
+    let (bytes, seen) = bench.whole();
+    let source = source();
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibration(&source, scratch.path());
+    let quantizer = bench.quantizer(&Seen::default());
+    let finished = Finished {
+        job: quantizer.plan(&source, &request(&calibration)).unwrap(),
+        source: &source,
+        bytes,
+    };
+    let plan = finished.job.plan();
+    let least = calibration.memory_needed(plan);
+    let (watcher, threads) = (Watcher::default(), Threads::new(2).unwrap());
+    let context = |max_memory| Context {
+        threads: &threads,
+        cancel: &watcher.cancel,
+        progress: &watcher,
+        max_memory,
+    };
+    // What the run needs is there, but no room for the activations.
+    let wants = calibration.wants(plan).unwrap();
+    let spills = |memory| calibration.spill(&context(memory), &wants).is_some();
+    let hidden = calibration.graph.hidden;
+    let widest = calibration.graph.blocks[0].stages[3].inputs();
+    let all = least + (TOKENS * (hidden + widest) * 4) as u64;
+    assert!(spills(least) && spills(all - 1) && !spills(all));
+
+    let wave = |unit: &Unit| calibration.wave(plan, &unit.label).unwrap();
+    let waves: Vec<usize> = plan.units.iter().map(wave).collect();
+    let context = context(least);
+    let mut run = calibration.start(plan, &waves, None, &context).unwrap();
+    watcher.begin(run.work().unwrap());
+    for ((unit, wave), (label, gram)) in plan.units.iter().zip(waves).zip(&seen) {
+        assert_eq!(unit.label, *label);
+        run.gather(wave, &finished).unwrap();
+        assert!(
+            run.view(&unit.statistics[0]).unwrap().data == gram,
+            "{label}"
+        );
+    }
+}
+
+#[test]
+fn each_token_is_counted_once_in_each_block() {
+    for grain in [Grain::Stage, Grain::Block] {
+        let watcher = Watcher::default();
+        Bench::new(grain, Flow::Quantized).run(&watcher).0.unwrap();
+        let (work, told) = (watcher.begun(), watcher.tokens.into_inner());
+        let blocks = calibration_blocks() as u64;
+        assert_eq!(work.amount, TOKENS as u64 * blocks);
+        assert_eq!(told, work.amount);
+    }
+}
+
+fn calibration_blocks() -> usize {
+    Graph::of(source().model()).unwrap().blocks.len()
+}
+
+/// What was measured: the bits of each layer's figures in the plan's order, and of the sum.
+fn figures(outcome: &Outcome) -> (Vec<(String, Vec<u64>)>, u64) {
+    let layers = outcome.layer_reports.iter().map(|layer| {
+        let bits = layer.figures.iter().map(|(_, value)| value.to_bits());
+        (layer.name.clone(), bits.collect())
+    });
+    let sum = outcome.measures["squared_error"].to_bits();
+    (layers.collect(), sum)
+}
+
+/// Interrupts runs at every so many-th event and goes on; the bytes must be those of a whole run, and no unit
+/// is encoded twice.
+fn check_interruptions(grain: Grain, step: usize) {
+    let bench = Bench::new(grain, Flow::Quantized);
+    let (outcome, seen) = bench.run(&Watcher::default());
+    let (figures, reference) = (figures(&outcome.unwrap()), (bench.bytes(), seen));
+    assert_eq!(figures.0.len(), reference.1.len());
+    let mut stop = 1;
+    loop {
+        let bench = Bench::new(grain, Flow::Quantized);
+        let first = Watcher::stopping_after(stop);
+        let (outcome, mut seen) = bench.run(&first);
+        if first.events.into_inner() < stop {
+            outcome.unwrap();
+            break;
+        }
+        match outcome {
+            Err(error) => assert_eq!(error.class, ExitCode::Interrupted, "{error}"),
+            // After the last piece there is nothing that looks at the flag.
+            Ok(_) => assert_eq!(seen.len(), reference.1.len()),
+        }
+        if seen.len() < reference.1.len() && !seen.is_empty() {
+            let kept = bench.kept();
+            let again = Watcher::default();
+            let (outcome, rest) = bench.run(&again);
+            let outcome = outcome.unwrap();
+            assert_eq!(outcome.pieces_resumed, seen.len());
+            assert_eq!(self::figures(&outcome), figures);
+            // Where the activations are, the run began.
+            let begun = (kept.unwrap_or(0) * TOKENS) as u64;
+            assert_eq!(again.begun().amount_done, begun);
+            // No finished block is run again but the last one, if the run did not get beyond it.
+            let finished = (seen.len() - 1) / STAGES..=seen.len() / STAGES;
+            assert!(
+                finished.contains(&kept.unwrap_or(0)),
+                "{} {kept:?}",
+                seen.len()
+            );
+            seen.extend(rest);
+            assert!(bench.bytes() == reference.0, "{stop}");
+            let labels = |seen: &[(String, Vec<f32>)]| -> Vec<String> {
+                let mut labels: Vec<String> = seen.iter().map(|(label, _)| label.clone()).collect();
+                labels.sort();
+                labels
+            };
+            assert_eq!(labels(&seen), labels(&reference.1));
+        }
+        stop += step;
+    }
+    assert!(stop > reference.1.len());
+}
+
+#[test]
+fn an_interrupted_run_by_stages_goes_on() {
+    // Events are a passage and a unit by turns.
+    check_interruptions(Grain::Stage, 5);
+}
+
+#[test]
+fn an_interrupted_run_by_blocks_goes_on() {
+    check_interruptions(Grain::Block, 3);
+}

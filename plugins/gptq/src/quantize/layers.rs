@@ -152,7 +152,7 @@ fn unfit(choice: &Choice, wishes: &Wishes) -> Error {
         format!("{reason} ({})", kinds.join(", "))
     });
     let (count, all) = (choice.kept.len(), quantized(choice) + choice.kept.len());
-    let error = Error::invalid_request(format!(
+    let error = Error::unsupported(format!(
         "{count} of {all} layers cannot be quantized in groups of {} with {} bits: {}",
         wishes.group_size,
         wishes.bits,
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn layers_that_do_not_fit_are_an_error_that_helps() {
         let error = choose(&model(576), &wishes("4bit", 128, false)).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidRequest);
+        assert_eq!(error.kind, ErrorKind::Unsupported);
         assert_eq!(
             error.message,
             "2 of 14 layers cannot be quantized in groups of 128 with 4 bits: groups of 128 do not \

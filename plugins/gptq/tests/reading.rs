@@ -6,6 +6,7 @@ use llm_quantize_plugin_api::hf_folder::write_header;
 use llm_quantize_plugin_api::{
     Converter, Error, FileView, Host, InlineHost, ModelView, Reader, TensorInfo,
 };
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// A tensor with its bytes.
@@ -337,6 +338,36 @@ fn every_cut_of_a_folder_is_an_error() {
         let converter = GptqConverter::new(Host::new(InlineHost));
         for view in [ModelView::Native, ModelView::HuggingFace] {
             assert!(converter.open(&files, view).is_err(), "{length}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Bytes of the header and of the groups, changed at will: an error or numbers, never a panic.
+    #[test]
+    fn damaged_folders_are_read_or_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut folder = Folder::new(&config(&json!({})), &layer(&TRIVIAL));
+        // The header comes first, then the groups.
+        let end = folder.weights.len() - 8 * 4 * 2;
+        for (place, byte) in changes {
+            folder.weights[place.index(end)] = byte;
+        }
+        let files = folder.files();
+        let converter = GptqConverter::new(Host::new(InlineHost));
+        let Ok(reader) = converter.open(&files, ModelView::HuggingFace) else {
+            return Ok(());
+        };
+        for (index, tensor) in reader.model().tensors.iter().enumerate() {
+            let mut row = vec![0.0; tensor.cols() as usize];
+            let _ = reader.decode(&files, index, 0..1, &mut row);
+            if let Ok(Some(groups)) = reader.groups(&files, index, 0..1) {
+                prop_assert_eq!(groups.codes.len() as u64, tensor.cols());
+                prop_assert_eq!(groups.scales.len(), groups.zeros.len());
+            }
         }
     }
 }

@@ -207,28 +207,24 @@ struct Finished<'a> {
 
 impl Decoder for Finished<'_> {
     fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<bool> {
-        let units = self.job.plan().units.iter().enumerate();
-        let mut places = units.filter_map(|(number, unit)| {
-            let input = unit.inputs.iter().position(|input| input.tensor == tensor);
-            Some((number, unit, input?))
-        });
-        let matrix = self.source.model().tensors[tensor].shape.len() > 1;
-        let Some((unit, planned, input)) = places.next().filter(|_| matrix) else {
+        let (plan, model) = (self.job.plan(), self.source.model());
+        let mut layers = plan.flowing_layers(model).into_iter();
+        let Some(layer) = layers.find(|layer| layer.tensor == tensor) else {
             return Ok(false);
         };
+        let planned = &plan.units[layer.unit];
         let outputs: Vec<&[u8]> = planned
             .outputs
             .iter()
             .map(|span| &self.bytes[span.offset as usize..][..span.len as usize])
             .collect();
-        let norms = planned.inputs.iter().map(|input| input.tensor);
-        let norms = norms.filter(|norm| self.source.model().tensors[*norm].shape.len() == 1);
+        let norms = planned.vectors(model).into_iter();
         let vectors: Vec<TensorView<'_>> = norms
             .map(|norm| self.source.rows(norm, 0..1).unwrap().unwrap())
             .collect();
         self.job.decode(DecodeCall {
-            unit,
-            input,
+            unit: layer.unit,
+            input: layer.input,
             rows,
             vectors: &vectors,
             outputs: &outputs,

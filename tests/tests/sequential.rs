@@ -80,13 +80,18 @@ fn each_layer_is_reported_in_the_models_order() {
     let error = |value: &Value| value["squared_error"].as_f64().unwrap();
     let sum: f64 = layers.iter().map(error).sum();
     assert!(sum > 0.0 && (sum / error(metadata) - 1.0).abs() < 1e-9);
-    // A level without figures of layers has no such list.
-    let gguf = llm_quantize_tests::quantize(&tiny_llama(), "Q8_0", out.path(), &[]);
-    assert!(gguf.exists());
+    // Where no layer is measured, there is no such list.
+    let (model, folder) = (text(&tiny_llama()), text(out.path()));
+    let run = run_json(["quantize", &model, "gguf", "-q", "Q8_0", "-o", &folder]);
+    assert!(
+        run.expect_code(0).json()["metadata"]
+            .get("layers")
+            .is_none()
+    );
 }
 
 #[test]
-fn threads_and_memory_do_not_change_a_byte() {
+fn threads_and_the_sources_format_do_not_change_a_byte() {
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("a");
     quantize(&tiny_llama(), &path, &[]).expect_code(0);
@@ -97,6 +102,9 @@ fn threads_and_memory_do_not_change_a_byte() {
         quantize(&tiny_llama(), &path, &more).expect_code(0);
         assert_eq!(sha256(&path), reference, "{more:?}");
     }
+    let gguf = llm_quantize_tests::quantize(&tiny_llama(), "F32", out.path(), &[]);
+    quantize(&gguf, &path, &["--overwrite"]).expect_code(0);
+    assert_eq!(sha256(&path), reference);
     for level in ["BLOCKS", "ORIGINAL"] {
         let more = ["-q", level, "--overwrite"];
         quantize(&tiny_llama(), &path, &more).expect_code(0);

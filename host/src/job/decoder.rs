@@ -74,7 +74,9 @@ impl Decoder for Outputs<'_> {
             true => Ok(true),
             false => {
                 let name = &self.source.model().tensors[tensor].name;
-                Err(self.fault(&format!("\"{name}\" is encoded as numbers that are none")))
+                Err(self.fault(&format!(
+                    "what it encoded of \"{name}\" has infinities, or is no number at all"
+                )))
             }
         }
     }

@@ -7,7 +7,9 @@
 //! expectations, the plugin's layout is a prefix of the host's, and the host can
 //! read it through prefix accessors, which give defaults for what is missing.
 
-use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
+use abi_stable::abi_stability::abi_checking::{
+    CheckingGlobals, check_layout_compatibility_with_globals,
+};
 use abi_stable::type_layout::TypeLayout;
 
 /// How a plugin's interface relates to the host's.
@@ -27,13 +29,28 @@ pub fn compare(
     host: &'static TypeLayout,
     plugin: &'static TypeLayout,
 ) -> Result<Compatibility, String> {
-    let Err(errors) = check_layout_compatibility(host, plugin) else {
+    let Err(errors) = satisfies(host, plugin) else {
         return Ok(Compatibility::SameOrNewer);
     };
-    if check_layout_compatibility(plugin, host).is_ok() {
+    if satisfies(plugin, host).is_ok() {
         return Ok(Compatibility::Older);
     }
-    Err(summary(&errors.to_string()))
+    Err(summary(&errors))
+}
+
+/// Whether an interface finds all that it expects in an implementation; if not, abi_stable's
+/// report.
+///
+/// What it learns of types it keeps to itself: abi_stable's own memory of all checks takes the
+/// types of the first plugin for what every later one must have, so that an older plugin would
+/// lock out the others.
+fn satisfies(
+    interface: &'static TypeLayout,
+    implementation: &'static TypeLayout,
+) -> Result<(), String> {
+    let globals = CheckingGlobals::new();
+    let found = check_layout_compatibility_with_globals(interface, implementation, &globals);
+    found.map_err(|errors| errors.to_string())
 }
 
 /// The longest reason that is passed on.

@@ -23,6 +23,7 @@ use llm_quantize::{source, text};
 use llm_quantize_gguf::imatrix::Imatrix;
 use llm_quantize_gguf::read::GgufConverter;
 use llm_quantize_gguf::tokenizer::{self, GgufTokenizer, ToHfOptions};
+use llm_quantize_gptq::read::GptqConverter;
 use llm_quantize_plugin_api::hf_folder::parse_header;
 use llm_quantize_plugin_api::{Converter, FileView, Host, InlineHost, ModelView, Reader, metadata};
 
@@ -30,10 +31,11 @@ use llm_quantize_plugin_api::{Converter, FileView, Host, InlineHost, ModelView, 
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers. The names are those of the fuzz targets and of the folders of seeds.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("safetensors", safetensors),
     ("index", index),
     ("gguf", gguf),
+    ("gptq", gptq),
     ("imatrix", imatrix),
     ("tokenizer", tokenizer),
     ("config", config),
@@ -98,6 +100,33 @@ pub fn gguf(data: &[u8]) {
             plan(
                 &MemoryModel::new(reader.model().clone(), files.collect()),
                 "Q4_K_M",
+            );
+        }
+    }
+}
+
+/// A GPTQ folder: both views, its files, some rows and their groups.
+pub fn gptq(data: &[u8]) {
+    let files = bundle::split(data, "model.safetensors");
+    let views: Vec<FileView<'_>> = files
+        .iter()
+        .map(|(name, bytes)| FileView { name, bytes })
+        .collect();
+    let converter = GptqConverter::new(host());
+    converter.detect(&views);
+    for view in [ModelView::Native, ModelView::HuggingFace] {
+        let Ok(reader) = converter.open(&views, view) else {
+            continue;
+        };
+        look_at(&*reader, &views);
+        for index in 0..reader.model().tensors.len().min(LOOKED_AT) {
+            let Ok(Some(groups)) = reader.groups(&views, index, 0..1) else {
+                continue;
+            };
+            assert_eq!(groups.scales.len(), groups.zeros.len());
+            assert_eq!(
+                groups.codes.len() as u64,
+                reader.model().tensors[index].cols()
             );
         }
     }

@@ -2,6 +2,8 @@
 
 use llm_quantize_gguf::blocks::BlockType;
 use llm_quantize_gguf::container::{self, Metadata, TensorSpec};
+use llm_quantize_plugin_api::TensorInfo;
+use llm_quantize_plugin_api::hf_folder::write_header;
 use serde_json::{Value, json};
 
 use crate::tiny::{NARROW, WIDTH};
@@ -16,6 +18,7 @@ pub fn all() -> Vec<Seed> {
         safetensors(),
         index(),
         gguf(),
+        gptq(),
         imatrix(),
         tokenizer(),
         config(),
@@ -90,6 +93,70 @@ fn gguf() -> Vec<Seed> {
         ("gguf", "types", every_type()),
         ("gguf", "values", every_value()),
     ]
+}
+
+/// Folders with one layer of 32 inputs and 32 outputs in two groups: of both versions, with groups
+/// in and out of order, and described in the file that AutoGPTQ wrote.
+fn gptq() -> Vec<Seed> {
+    let section = |bits: u32, format: &str| {
+        json!({"bits": bits, "group_size": 16, "desc_act": false, "sym": true,
+               "quant_method": "gptq", "checkpoint_format": format})
+    };
+    let within = |section: Value| ("config.json", json!({"quantization_config": section}));
+    let folder = |bits: u32, groups: fn(u32) -> u32, documents: &[(&str, Value)]| {
+        let mut files: Vec<(&str, Vec<u8>)> = documents
+            .iter()
+            .map(|(name, document)| (*name, document.to_string().into_bytes()))
+            .collect();
+        files.push(("model.safetensors", gptq_layer(bits, groups)));
+        bundle::join(files.iter().map(|(name, bytes)| (*name, &bytes[..])))
+    };
+    vec![
+        (
+            "gptq",
+            "v1",
+            folder(4, |input| input / 16, &[within(section(4, "gptq"))]),
+        ),
+        (
+            "gptq",
+            "v2",
+            folder(3, |input| input % 2, &[within(section(3, "gptq_v2"))]),
+        ),
+        (
+            "gptq",
+            "alone",
+            folder(
+                8,
+                |_| 0,
+                &[
+                    ("config.json", json!({})),
+                    ("quantize_config.json", section(4, "gptq")),
+                ],
+            ),
+        ),
+    ]
+}
+
+fn gptq_layer(bits: u32, groups: fn(u32) -> u32) -> Vec<u8> {
+    let tensor = |name: &str, dtype: &str, shape: &[u64], bytes: u64| TensorInfo {
+        name: name.into(),
+        dtype: dtype.into(),
+        shape: shape.to_vec(),
+        bytes,
+    };
+    let words = u64::from(bits);
+    let tensors = [
+        tensor("fc.g_idx", "I32", &[32], 128),
+        tensor("fc.qweight", "I32", &[words, 32], words * 128),
+        tensor("fc.qzeros", "I32", &[2, words], words * 8),
+        tensor("fc.scales", "F16", &[2, 32], 128),
+        tensor("norm.weight", "BF16", &[3], 6),
+    ];
+    let mut out = write_header(&tensors).expect("a header that can be written");
+    out.extend((0..32).map(groups).flat_map(u32::to_le_bytes));
+    let rest: u64 = tensors[1..].iter().map(|tensor| tensor.bytes).sum();
+    out.extend((0..rest).map(|place| (place * 37 % 251) as u8));
+    out
 }
 
 /// A tensor of every type, with one block of zeros.

@@ -1,6 +1,6 @@
 //! Which layers are quantized.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use llm_quantize_plugin_api::{Error, ModelDescription, Result, Site, TensorInfo};
 
@@ -142,18 +142,21 @@ fn unfit(choice: &Choice, wishes: &Wishes) -> Error {
     if choice.kept.is_empty() {
         return Error::unsupported("the model has no linear layers that could be quantized");
     }
-    let kinds: BTreeSet<String> = choice
-        .kept
-        .iter()
-        .map(|kept| format!("{} ({})", kind_of(&kept.module), kept.reason))
-        .collect();
+    let mut reasons: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for kept in &choice.kept {
+        let kinds = reasons.entry(&kept.reason).or_default();
+        kinds.insert(kind_of(&kept.module));
+    }
+    let reasons = reasons.into_iter().map(|(reason, kinds)| {
+        let kinds: Vec<&str> = kinds.into_iter().collect();
+        format!("{reason} ({})", kinds.join(", "))
+    });
     let (count, all) = (choice.kept.len(), quantized(choice) + choice.kept.len());
-    let kinds: Vec<String> = kinds.into_iter().collect();
-    let error = Error::invalid_request(format!(
+    let error = Error::unsupported(format!(
         "{count} of {all} layers cannot be quantized in groups of {} with {} bits: {}",
         wishes.group_size,
         wishes.bits,
-        kinds.join("; ")
+        reasons.collect::<Vec<String>>().join("; ")
     ));
     let fitting = GROUP_SIZES.into_iter().rev().find(|&size| {
         let divides = |kept: &Kept| match usize::try_from(size) {
@@ -232,11 +235,11 @@ mod tests {
     #[test]
     fn layers_that_do_not_fit_are_an_error_that_helps() {
         let error = choose(&model(576), &wishes("4bit", 128, false)).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidRequest);
+        assert_eq!(error.kind, ErrorKind::Unsupported);
         assert_eq!(
             error.message,
-            "2 of 14 layers cannot be quantized in groups of 128 with 4 bits: mlp.down_proj \
-             (groups of 128 do not divide 576 inputs)"
+            "2 of 14 layers cannot be quantized in groups of 128 with 4 bits: groups of 128 do not \
+             divide 576 inputs (mlp.down_proj)"
         );
         assert_eq!(
             error.suggestion.unwrap(),

@@ -82,7 +82,7 @@ pub fn options() -> Vec<OptionInfo> {
             FORMAT,
             choice(&Version::ALL.map(Version::name)),
             Version::V1.name(),
-            "how zeros are stored; gptq_v2 is for GPTQModel and ExLlamaV2 only",
+            "how zeros are stored; gptq_v2 is for GPTQModel, transformers and ExLlamaV2",
         ),
         option(
             METHOD,

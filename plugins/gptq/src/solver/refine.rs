@@ -19,8 +19,11 @@ use super::descent::{Couplings, LEAF, Leaf};
 use super::rows::Task;
 use super::scales::Lanes;
 
-/// Columns of a block where groups do not say.
+/// Columns of a block where it is not a group.
 const BLOCK: usize = 128;
+
+/// Larger groups are no blocks, and keep their scales: a block has its part of `H` in a copy.
+const WIDEST: usize = 512;
 
 /// A sweep over the rows of a chunk.
 pub(super) struct Sweep<'a>(pub(super) &'a Task<'a>);
@@ -40,12 +43,9 @@ struct Block {
 impl Sweep<'_> {
     /// Improves the rows of a chunk, and takes what it gained from `spent`.
     pub(super) fn run(&self, chunk: &mut Chunk, spent: &mut [f32]) {
-        let by_group = self.0.settings.order != Order::Static;
-        let width = if by_group {
-            self.0.settings.group
-        } else {
-            BLOCK
-        };
+        let group = self.0.settings.group;
+        let by_group = self.0.settings.order != Order::Static && group <= WIDEST;
+        let width = if by_group { group } else { BLOCK };
         let mut to = self.0.factor.columns.len();
         while to > 0 && !(self.0.cancelled)() {
             let from = to.saturating_sub(width);

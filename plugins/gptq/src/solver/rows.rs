@@ -13,7 +13,7 @@ use super::{Factor, Settings, Solution, SolveError};
 
 /// Rows of a chunk: few enough that many threads get some, many enough for fast products.
 pub(super) fn rows_of_chunk(rows: usize) -> usize {
-    (rows / 24).next_multiple_of(32).clamp(64, 256)
+    (rows / 24).next_multiple_of(32).clamp(96, 256)
 }
 
 /// See [`super::solve`].

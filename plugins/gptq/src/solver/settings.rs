@@ -78,6 +78,7 @@ pub enum Weighting {
 /// What is done after the pass over the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refinement {
-    /// Sweeps over all columns: scales are fitted to codes, and codes to all others.
+    /// Sweeps over all columns: scales are fitted to codes, and codes to all others. Scales only
+    /// where groups are neighbours in the order of columns, and no larger than 512.
     pub rounds: u32,
 }

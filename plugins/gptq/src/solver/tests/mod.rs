@@ -110,6 +110,17 @@ fn the_reported_error_is_that_of_the_solution() {
 }
 
 #[test]
+fn wide_groups_are_refined_too() {
+    let (weight, gram) = (numbers(5, 640, 14), gram(640, 15));
+    let mut settings = Settings::new(SYMMETRIC, 640);
+    let (solution, reported) = solved(&weight, &gram, &settings);
+    let exact = error(&weight, &solution, &gram);
+    assert!((exact / reported - 1.0).abs() < 1e-3, "{exact} {reported}");
+    settings.refine.rounds = 0;
+    assert!(reported < 0.98 * solved(&weight, &gram, &settings).1);
+}
+
+#[test]
 fn everything_that_is_done_for_quality_pays() {
     for (bits, symmetric) in [(4, true), (4, false), (3, true), (2, false)] {
         let grid = Grid {

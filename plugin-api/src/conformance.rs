@@ -3,6 +3,8 @@
 //! Run it in a unit test of your plugin (see the example plugin); the host runs it on
 //! any library. It quantizes [`TestModel::tiny_llama`] to each level.
 
+mod flow;
+
 use crate::interface::{
     CalibrationText, CalibrationUse, Converter, Error, ErrorKind, FileView, FormatDescription,
     Inputs, Job, ModelView, PlanRequest, Purpose, Quantizer, Reader, Result, guarded,
@@ -215,8 +217,9 @@ impl Checker<'_> {
             "the bytes depend on how the rows are cut, or some are not written",
         );
         self.verification(&*job, &whole);
+        flow::check(self, &*job, &model, &whole);
         if let (Purpose::Model, Some(converter)) = (format.purpose, converter) {
-            self.reading(converter, &model, &whole);
+            self.reading(converter, &*job, &model, &whole);
         }
     }
 
@@ -235,12 +238,19 @@ impl Checker<'_> {
         self.refuses("an output without files", || job.verify(&[]));
     }
 
-    fn reading(&mut self, converter: &dyn Converter, model: &TestModel, built: &[BuiltFile]) {
+    fn reading(
+        &mut self,
+        converter: &dyn Converter,
+        job: &dyn Job,
+        model: &TestModel,
+        built: &[BuiltFile],
+    ) {
         let files = views(built);
         self.expect(converter.detect(&files), "its own output is not detected");
         let opened = self.ok("open", || converter.open(&files, ModelView::HuggingFace));
         if let Some(reader) = opened {
             self.same_model(&*reader, model, &files);
+            flow::check_reader(self, &*reader, job, model, built);
         }
         self.ok("open natively", || {
             converter.open(&files, ModelView::Native)

@@ -87,17 +87,22 @@ class Bench:
               f"{llama.cores()} cores")
         print(f"{'':34} {'perplexity':>10} {'loss over source':>20} {'seconds':>9} {'peak MiB':>9} {'MB':>8}")
         self.base = self.yardstick.losses()
-        self.row("source", self.base, None, self.source)
+        self.row("source", None, self.source)
 
-    def row(self, label, losses, costs, path):
-        each = (losses - self.base).mean(1)
-        over = f"{each.mean():+.4f} ± {each.std(ddof=1) / len(each) ** 0.5:.4f}" if costs is not None or path is None else ""
+    def row(self, label, costs, path, losses=None):
+        """One line of the table; without losses, that of the source."""
+        over = ""
+        if losses is None:
+            losses = self.base
+        else:
+            each = (losses - self.base).mean(1)
+            over = f"{each.mean():+.4f} ± {each.std(ddof=1) / len(each) ** 0.5:.4f}"
         seconds = f"{statistics.median(cost.seconds for cost in costs):9.1f}" if costs else f"{'':9}"
         peak = f"{max(cost.peak_mib for cost in costs):9.0f}" if costs else f"{'':9}"
         print(f"{label:34} {np.exp(losses.mean()):10.3f} {over:>20} {seconds} {peak} {size_mb(path)}", flush=True)
 
     def judge(self, label, costs, path, state):
-        self.row(label, self.yardstick.losses(state), costs, path)
+        self.row(label, costs, path, self.yardstick.losses(state))
 
     def setting(self, bits, group):
         """All tools at one setting; the quantizers take turns over the rounds."""

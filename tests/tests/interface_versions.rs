@@ -1,6 +1,7 @@
 //! Two sides of different age, both really built: the sources are copied and changed as
 //! the next versions of the interface might, and each program meets the other's plugin.
 //!
+//! * `previous`: the previous minor version, without what came since. Works in this program.
 //! * `next`: the next minor version, with a new function in the root module and a new
 //!   method in a trait. Everything must work in both directions.
 //! * `major`: the next major version. Refused in both directions, by the metadata.
@@ -158,6 +159,17 @@ fn append<'a>(head: &'a str, lines: &'a str) -> Edit<'a> {
     })
 }
 
+/// Leaves out what begins with `from`, up to `to`.
+fn without<'a>(from: &'a str, to: &'a str) -> Edit<'a> {
+    Box::new(move |text| {
+        let start = text.find(from);
+        let start = start.unwrap_or_else(|| panic!("the sources have no {from:?} any more"));
+        let end = text[start..].find(to);
+        let end = start + end.unwrap_or_else(|| panic!("no {to:?} after {from:?} any more"));
+        format!("{}{}", &text[..start], &text[end..])
+    })
+}
+
 /// Changes the interface's version in the line that begins with `start`.
 fn version(start: &str, (major, minor): (u32, u32)) -> Edit<'_> {
     Box::new(move |text| {
@@ -200,6 +212,36 @@ fn only_two_members(manifest: &str) -> String {
     let text = lines.collect::<Vec<_>>().join("\n");
     assert!(text.contains("[\"plugin-api\", \"host\"]"));
     text
+}
+
+/// The previous minor version: jobs could not decode.
+fn previous() -> Copy {
+    let (major, minor) = current();
+    let mut edits = edits("previous", (major, minor - 1));
+    edits.extend([
+        (
+            "plugin-api/src/abi/raw.rs",
+            without(
+                "    /// Since 1.1.\n    fn decode(",
+                "}\n\n/// See [`crate::Converter`]",
+            ),
+        ),
+        (
+            "plugin-api/src/abi/export.rs",
+            without(
+                "\n    fn decode(\n        &self,\n        unit: usize,",
+                "}\n\nstruct ExportedConverter",
+            ),
+        ),
+        (
+            "plugin-api/src/abi/import.rs",
+            without(
+                "\n    fn decode(&self, call: DecodeCall",
+                "}\n\nstruct ImportedConverter",
+            ),
+        ),
+    ]);
+    Copy::new("previous", &edits)
 }
 
 /// The next minor version: a root module and a trait that have grown at their end, and a
@@ -316,6 +358,16 @@ fn minor_versions_work_together_in_both_directions() {
     let (same, stderr) = works(&program, &plugin);
     assert_eq!(same, bytes);
     assert!(stderr.contains("news=Some(11) hint=42"), "{stderr}");
+}
+
+#[test]
+fn a_plugin_of_the_previous_minor_version_works() {
+    let plugin = {
+        let _one = BUILDING.lock().unwrap();
+        previous().plugin()
+    };
+    let (bytes, _) = works(&program_path(), &example("absmax8"));
+    assert_eq!(works(&program_path(), &plugin).0, bytes);
 }
 
 #[test]

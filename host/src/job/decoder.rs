@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use llm_quantize_plugin_api::{DecodeCall, Flow, Job, Plan};
+use llm_quantize_plugin_api::{DecodeCall, FlowingLayer, Job, Plan};
 
 use super::output_map::OutputMap;
 use super::staging::span_range;
@@ -20,30 +20,13 @@ pub trait Decoder: Sync {
     fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<bool>;
 }
 
-/// The unit and the place among its inputs of each layer whose outputs flow on quantized, by its
-/// tensor.
-pub type Layers = HashMap<usize, (usize, usize)>;
+/// The layers whose outputs flow on quantized, by their tensors.
+pub type Layers = HashMap<usize, FlowingLayer>;
 
-/// The layers that a plan lets flow on quantized: the matrices of units that ask for statistics.
+/// The layers of a plan whose outputs flow on quantized.
 pub fn layers_of(plan: &Plan, source: &dyn TensorSource) -> Layers {
-    let quantized = plan
-        .calibration
-        .as_ref()
-        .is_some_and(|plan| plan.flow == Flow::Quantized);
-    let units = plan.units.iter().enumerate();
-    let asking = units.filter(|(_, unit)| quantized && !unit.statistics.is_empty());
-    asking
-        .flat_map(|(number, unit)| {
-            let inputs = unit.inputs.iter().enumerate();
-            inputs.map(move |(place, input)| (input.tensor, (number, place)))
-        })
-        .filter(|(tensor, _)| dimensions(source, *tensor) > 1)
-        .collect()
-}
-
-fn dimensions(source: &dyn TensorSource, tensor: usize) -> usize {
-    let tensor = source.model().tensors.get(tensor);
-    tensor.map_or(0, |tensor| tensor.shape.len())
+    let layers = plan.flowing_layers(source.model()).into_iter();
+    layers.map(|layer| (layer.tensor, layer)).collect()
 }
 
 /// Decodes what is in the output.
@@ -62,27 +45,25 @@ pub struct Outputs<'a> {
 
 impl Decoder for Outputs<'_> {
     fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<bool> {
-        let Some(&(number, input)) = self.layers.get(&tensor) else {
+        let Some(layer) = self.layers.get(&tensor) else {
             return Ok(false);
         };
-        let unit = &self.job.plan().units[number];
+        let unit = &self.job.plan().units[layer.unit];
         let mut outputs = Vec::with_capacity(unit.outputs.len());
         for span in &unit.outputs {
             let map = self.maps.get(span.file).map(OutputMap::bytes);
             let bytes = map.and_then(|bytes| bytes.get(span_range(span).ok()?));
             outputs.push(bytes.ok_or_else(|| self.fault("an output lies outside its file"))?);
         }
-        let norms = unit.inputs.iter().filter(|input| !input.raw);
-        let norms = norms.filter(|input| dimensions(self.source, input.tensor) == 1);
-        let norms: Vec<usize> = norms.map(|input| input.tensor).collect();
+        let norms = unit.vectors(self.source.model());
         let mut buffers: Vec<Vec<f32>> = norms.iter().map(|_| Vec::new()).collect();
         let vectors = norms.iter().zip(&mut buffers);
         let vectors = vectors
             .map(|(&norm, buffer)| self.source.rows(norm, 0..1, buffer))
             .collect::<Result<Vec<_>>>()?;
         let decoded = self.job.decode(DecodeCall {
-            unit: number,
-            input,
+            unit: layer.unit,
+            input: layer.input,
             rows,
             vectors: &vectors,
             outputs: &outputs,
@@ -93,7 +74,9 @@ impl Decoder for Outputs<'_> {
             true => Ok(true),
             false => {
                 let name = &self.source.model().tensors[tensor].name;
-                Err(self.fault(&format!("\"{name}\" is encoded as numbers that are none")))
+                Err(self.fault(&format!(
+                    "what it encoded of \"{name}\" has infinities, or is no number at all"
+                )))
             }
         }
     }

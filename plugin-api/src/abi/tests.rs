@@ -4,11 +4,17 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::raw::PluginModuleRef;
+use abi_stable::sabi_trait::TD_Opaque;
+use abi_stable::std_types::{ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec};
+
+use super::raw::{
+    PluginModuleRef, RawFileView, RawInputsRef, RawJob, RawJob_TO, RawJobBox, RawMeasure,
+    RawQuantizer, RawQuantizer_TO, RawResult, RawStatisticView, RawTensorView,
+};
 use super::{export, import};
 use crate::interface::{
-    AffineGroups, Converter, CpuLevel, EncodeCall, EncodeReport, Error, ErrorKind, FileView,
-    FormatDescription, Host, HostServices, Inputs, Job, Literal, LogLevel, Measure,
+    AffineGroups, Converter, CpuLevel, DecodeCall, EncodeCall, EncodeReport, Error, ErrorKind,
+    FileView, FormatDescription, Host, HostServices, Inputs, Job, Literal, LogLevel, Measure,
     ModelDescription, ModelView, Plan, PlanRequest, Quantizer, Reader, Result, StatisticView,
 };
 use crate::testing::TestModel;
@@ -81,12 +87,28 @@ impl Job for EchoJob {
                 measure("statistic", f64::from(call.statistics[0].data[1])),
                 measure("cols", call.inputs[0].cols() as f64),
                 measure("cancelled", cancelled),
+                Measure::of("layers.0\tq", "error", 0.5),
             ],
         })
     }
 
     fn verify(&self, files: &[FileView<'_>]) -> Result<()> {
         Err(Error::verification(format!("{} files", files.len())).suggest("none"))
+    }
+
+    fn decode(&self, call: DecodeCall<'_>) -> Result<()> {
+        if call.unit == 99 {
+            panic!("in decode");
+        }
+        let rows = (call.rows.end - call.rows.start) as f32;
+        let vectors = call.vectors.iter().map(|vector| vector.cols() as f32);
+        let outputs = call.outputs.iter().map(|bytes| f32::from(bytes[0]));
+        let all = [call.unit as f32, call.input as f32, rows];
+        let all = all.into_iter().chain(vectors).chain(outputs);
+        for (out, value) in call.out.iter_mut().zip(all) {
+            *out = value;
+        }
+        Ok(())
     }
 }
 
@@ -232,13 +254,105 @@ fn planning_and_encoding_cross() {
         statistics: &[statistic],
         outputs: &mut [&mut bytes],
     });
-    let values: Vec<f64> = report.unwrap().measures.iter().map(|m| m.value).collect();
-    assert_eq!(values, [6.0, 2.5, view.cols() as f64, 1.0]);
+    let measures = report.unwrap().measures;
+    let values: Vec<f64> = measures.iter().map(|m| m.value).collect();
+    assert_eq!(values, [6.0, 2.5, view.cols() as f64, 1.0, 0.5]);
+    let last = measures.last().unwrap();
+    assert_eq!(measures[0], Measure::new("sum", 6.0));
+    assert_eq!(*last, Measure::of("layers.0 q", "error", 0.5));
     assert_eq!(bytes, [7; 3]);
     assert_eq!(*log.lock().unwrap(), ["Warning from the plugin", "1/2"]);
 
     let error = job.verify(&[]).unwrap_err();
     assert_eq!(error, Error::verification("0 files").suggest("none"));
+}
+
+#[test]
+fn decoding_crosses() {
+    let host = Host::new(Recording::default());
+    let quantizer = import::quantizer(module(), &host).unwrap().unwrap();
+    let model = TestModel::tiny_llama();
+    let job = quantizer.plan(&model, &PlanRequest::default()).unwrap();
+    let norm = model.model().tensor_index("model.norm.weight");
+    let norm = model.view(norm.unwrap(), None, false).unwrap();
+    let mut out = [0.0; 6];
+    let mut call = |unit: usize| {
+        job.decode(DecodeCall {
+            unit,
+            input: 2,
+            rows: 5..9,
+            vectors: &[norm],
+            outputs: &[b"\x07", b"\x08\x09"],
+            out: &mut out,
+        })
+    };
+    assert_eq!(call(99).unwrap_err().kind, ErrorKind::Panicked);
+    call(3).unwrap();
+    assert_eq!(out, [3.0, 2.0, 4.0, 256.0, 7.0, 8.0]);
+}
+
+/// A job of the time before layers were decoded.
+struct Old;
+
+impl RawQuantizer for Old {
+    fn formats(&self) -> RawResult<RString> {
+        RResult::ROk("[]".into())
+    }
+
+    fn plan(&self, _: RawInputsRef<'_>, _: RStr<'_>) -> RawResult<RawJobBox> {
+        RResult::ROk(RawJob_TO::from_value(Old, TD_Opaque))
+    }
+}
+
+impl RawJob for Old {
+    fn plan(&self) -> RawResult<RString> {
+        let plan = serde_json::to_string(&Plan::default()).unwrap();
+        RResult::ROk(plan.into())
+    }
+
+    fn blob(&self, _: usize) -> RSlice<'_, u8> {
+        RSlice::EMPTY
+    }
+
+    fn encode(
+        &self,
+        _: usize,
+        _: u64,
+        _: u64,
+        _: RSlice<'_, RawTensorView<'_>>,
+        _: RSlice<'_, RawStatisticView<'_>>,
+        _: RSliceMut<'_, RSliceMut<'_, u8>>,
+    ) -> RawResult<RVec<RawMeasure>> {
+        RResult::ROk(RVec::new())
+    }
+
+    fn verify(&self, _: RSlice<'_, RawFileView<'_>>) -> RawResult<()> {
+        RResult::ROk(())
+    }
+}
+
+extern "C" fn old_quantizer(_: super::raw::RawHostArc) -> export::QuantizerResult {
+    let quantizer = RawQuantizer_TO::from_value(Old, TD_Opaque);
+    RResult::ROk(ROption::RSome(quantizer))
+}
+
+#[test]
+fn an_older_plugin_says_that_it_cannot_decode() {
+    let host = Host::new(Recording::default());
+    let module = export::module(old_quantizer, new_converter);
+    let quantizer = import::quantizer(module, &host).unwrap().unwrap();
+    let model = TestModel::tiny_llama();
+    let job = quantizer.plan(&model, &PlanRequest::default()).unwrap();
+    let error = job.decode(DecodeCall {
+        unit: 4,
+        input: 0,
+        rows: 0..1,
+        vectors: &[],
+        outputs: &[],
+        out: &mut [],
+    });
+    let message = error.unwrap_err().message;
+    assert_eq!(message, "unit 4 cannot be decoded: the plugin is too old");
 }
 
 #[test]

@@ -137,16 +137,22 @@ pub(super) fn outputs_to_raw<'a>(outputs: &'a mut [&mut [u8]]) -> Vec<RSliceMut<
         .collect()
 }
 
+/// Between a measure's subject and its name, in which there is none.
+const TAB: char = '\t';
+
 pub(super) fn report_to_raw(report: EncodeReport) -> Vec<RawMeasure> {
     report
         .measures
         .into_iter()
-        .map(|measure| RawMeasure {
-            name: match measure.subject.as_str() {
-                "" => measure.name.into(),
-                subject => format!("{subject}\t{}", measure.name).into(),
-            },
-            value: measure.value,
+        .map(|measure| {
+            let [subject, name] = [measure.subject, measure.name].map(|n| n.replace(TAB, " "));
+            RawMeasure {
+                name: match subject.is_empty() {
+                    true => name.into(),
+                    false => format!("{subject}{TAB}{name}").into(),
+                },
+                value: measure.value,
+            }
         })
         .collect()
 }
@@ -156,7 +162,7 @@ pub(super) fn report_from_raw(measures: impl IntoIterator<Item = RawMeasure>) ->
         measures: measures
             .into_iter()
             .map(|measure| {
-                let (subject, name) = match measure.name.split_once('\t') {
+                let (subject, name) = match measure.name.split_once(TAB) {
                     Some(parts) => parts,
                     None => ("", measure.name.as_str()),
                 };

@@ -27,6 +27,7 @@ pub use plan::{
     RowSplit, Span, Statistic, StatisticRequest, Unit, UnitInput,
 };
 pub use plan_check::check_plan;
+pub use plan_flow::FlowingLayer;
 pub(crate) use services::guarded;
 pub use services::{CpuLevel, Host, HostServices, InlineHost, LogLevel};
 pub use traits::{Converter, Inputs, Job, Quantizer, Reader};

@@ -1,48 +1,111 @@
-//! Checks of plans in which the outputs of quantized layers flow on.
+//! Plans in which the outputs of quantized layers flow on.
 
 use std::collections::HashMap;
 
 use super::{Error, Flow, Grain, ModelDescription, Plan, Result, Unit};
+
+/// A layer whose quantized outputs flow on: [`super::Job::decode`] is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowingLayer {
+    /// Its weight's place in [`ModelDescription::tensors`].
+    pub tensor: usize,
+    /// The unit that encodes it.
+    pub unit: usize,
+    /// Its place among the unit's inputs.
+    pub input: usize,
+}
+
+impl Plan {
+    /// The layers whose quantized outputs flow on: in such a plan, the matrices of all units that
+    /// ask for statistics.
+    pub fn flowing_layers(&self, model: &ModelDescription) -> Vec<FlowingLayer> {
+        let mut layers = Vec::new();
+        if !self.flows_on_quantized() {
+            return layers;
+        }
+        for (number, unit) in self.units.iter().enumerate() {
+            if unit.statistics.is_empty() {
+                continue;
+            }
+            for (input, read) in unit.inputs.iter().enumerate() {
+                if dimensions(model, read.tensor) > 1 {
+                    layers.push(FlowingLayer {
+                        tensor: read.tensor,
+                        unit: number,
+                        input,
+                    });
+                }
+            }
+        }
+        layers
+    }
+
+    fn flows_on_quantized(&self) -> bool {
+        let calibration = self.calibration.as_ref();
+        calibration.is_some_and(|plan| plan.flow == Flow::Quantized)
+    }
+}
+
+impl Unit {
+    /// The tensors of one dimension that it reads (norms): what [`super::DecodeCall::vectors`]
+    /// has, in that order.
+    pub fn vectors(&self, model: &ModelDescription) -> Vec<usize> {
+        let numbers = self.inputs.iter().filter(|input| !input.raw);
+        let tensors = numbers.map(|input| input.tensor);
+        tensors
+            .filter(|tensor| dimensions(model, *tensor) == 1)
+            .collect()
+    }
+}
+
+fn dimensions(model: &ModelDescription, tensor: usize) -> usize {
+    let tensor = model.tensors.get(tensor);
+    tensor.map_or(0, |tensor| tensor.shape.len())
+}
 
 /// Checks that every layer is quantized before any token passes it, and by one unit only.
 ///
 /// # Errors
 /// The first unit for which that does not hold.
 pub(super) fn check(plan: &Plan, model: &ModelDescription) -> Result<()> {
-    let calibration = plan.calibration.as_ref();
-    let Some(calibration) = calibration.filter(|plan| plan.flow == Flow::Quantized) else {
+    let Some(calibration) = plan.calibration.as_ref() else {
         return Ok(());
     };
+    if !plan.flows_on_quantized() {
+        return Ok(());
+    }
+    let fail = |unit: &Unit, what: String| {
+        let message = format!("unit \"{}\": {what}", unit.label);
+        Err(Error::internal(message))
+    };
     let steps = Steps::new(calibration.grain, model);
+    let mut step_of = HashMap::new();
+    for (number, unit) in plan.units.iter().enumerate() {
+        if unit.statistics.is_empty() {
+            continue;
+        }
+        match steps.of_unit(unit) {
+            Ok(step) => drop(step_of.insert(number, step)),
+            Err(what) => return fail(unit, what),
+        }
+        if unit.inputs.iter().any(|input| input.raw) {
+            return fail(
+                unit,
+                "reads stored bytes, of which nothing can flow on".into(),
+            );
+        }
+    }
     let mut owners: HashMap<usize, &Unit> = HashMap::new();
-    for unit in plan.units.iter().filter(|unit| !unit.statistics.is_empty()) {
-        let fail = |what: String| Err(Error::internal(format!("unit \"{}\": {what}", unit.label)));
-        let step = match steps.of_unit(unit) {
-            Ok(step) => step,
-            Err(what) => return fail(what),
-        };
-        for input in &unit.inputs {
-            if input.raw {
-                return fail("reads stored bytes, of which nothing can flow on".into());
-            }
-            let Some(tensor) = model.tensors.get(input.tensor) else {
-                continue;
-            };
-            if tensor.shape.len() < 2 {
-                continue;
-            }
-            if let Some(other) = owners.insert(input.tensor, unit) {
-                return fail(format!(
-                    "replaces \"{}\", as unit \"{}\" does",
-                    tensor.name, other.label
-                ));
-            }
-            if steps.of_tensor(input.tensor).is_some_and(|own| own < step) {
-                return fail(format!(
-                    "replaces \"{}\", which tokens pass before they reach its statistics",
-                    tensor.name
-                ));
-            }
+    for layer in plan.flowing_layers(model) {
+        let (unit, name) = (&plan.units[layer.unit], &model.tensors[layer.tensor].name);
+        if let Some(other) = owners.insert(layer.tensor, unit) {
+            let what = format!("replaces \"{name}\", as unit \"{}\" does", other.label);
+            return fail(unit, what);
+        }
+        let steps = steps.of_tensor(layer.tensor).zip(step_of.get(&layer.unit));
+        if steps.is_some_and(|(passed, known)| passed < *known) {
+            let what = "which tokens pass before they reach its statistics";
+            return fail(unit, format!("replaces \"{name}\", {what}"));
         }
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::TestModel;
 use super::statistics::MadeUp;
 use crate::interface::{
-    ElementType, EncodeCall, Error, FileContent, FileView, Inputs, Job, Plan, PlanRequest,
-    Quantizer, Result, TensorView, Unit, check_plan,
+    DecodeCall, ElementType, EncodeCall, Error, FileContent, FileView, FlowingLayer, Inputs, Job,
+    Plan, PlanRequest, Quantizer, Result, TensorView, Unit, check_plan,
 };
 
 /// A finished file.
@@ -32,10 +32,11 @@ pub fn views(files: &[BuiltFile]) -> Vec<FileView<'_>> {
 /// Plans and encodes a test model. Split units are cut into pieces of
 /// `steps_per_piece` steps; whatever that is, the bytes must be the same. Bytes that
 /// nothing writes keep the value `fill` inside spans and are zero elsewhere. Units that ask for
-/// calibration statistics get made-up ones ([`TestModel::set_statistic`]).
+/// calibration statistics get made-up ones ([`TestModel::set_statistic`]), and where the outputs
+/// of quantized layers are to flow on, those are decoded.
 ///
 /// # Errors
-/// The plan's, a check of the plan, or the first failing unit's.
+/// The plan's, a check of the plan, or the first failing unit's; layers that cannot be decoded.
 pub fn build(
     quantizer: &dyn Quantizer,
     model: &TestModel,
@@ -55,7 +56,53 @@ pub fn build(
             encode(&*job, model, &mut files, index, unit, rows, fill)?;
         }
     }
+    for layer in job.plan().flowing_layers(model.model()) {
+        let rows = model.model().tensors[layer.tensor].rows().unwrap_or(0);
+        let numbers = decode(&*job, model, &files, layer, 0..rows)?;
+        if !numbers.iter().all(|number| number.is_finite()) {
+            let name = &model.model().tensors[layer.tensor].name;
+            let message = format!("\"{name}\" is not decoded to numbers");
+            return Err(Error::internal(message));
+        }
+    }
     Ok((job, files))
+}
+
+/// Decodes rows of a layer whose quantized outputs flow on ([`Plan::flowing_layers`]) from
+/// finished files, as a host does while it calibrates. Numbers that the job does not fill in are
+/// none.
+///
+/// # Errors
+/// The job's.
+pub fn decode(
+    job: &dyn Job,
+    model: &TestModel,
+    files: &[BuiltFile],
+    layer: FlowingLayer,
+    rows: Range<u64>,
+) -> Result<Vec<f32>> {
+    let unit = &job.plan().units[layer.unit];
+    let outputs = unit.outputs.iter().map(|span| {
+        let bytes = &files[span.file].bytes;
+        &bytes[span.offset as usize..(span.offset + span.len) as usize]
+    });
+    let outputs: Vec<&[u8]> = outputs.collect();
+    let vectors = unit.vectors(model.model()).into_iter();
+    let vectors = vectors
+        .map(|tensor| model.view(tensor, None, false))
+        .collect::<Result<Vec<_>>>()?;
+    let cols = model.model().tensors[layer.tensor].cols();
+    let count = rows.end.saturating_sub(rows.start).saturating_mul(cols);
+    let mut out = vec![f32::NAN; count as usize];
+    job.decode(DecodeCall {
+        unit: layer.unit,
+        input: layer.input,
+        rows,
+        vectors: &vectors,
+        outputs: &outputs,
+        out: &mut out,
+    })?;
+    Ok(out)
 }
 
 fn lay_out(plan: &Plan, model: &TestModel) -> Result<Vec<BuiltFile>> {

@@ -4,5 +4,5 @@ mod build;
 mod model;
 mod statistics;
 
-pub use build::{BuiltFile, build, views};
+pub use build::{BuiltFile, build, decode, views};
 pub use model::TestModel;

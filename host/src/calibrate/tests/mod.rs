@@ -1,6 +1,9 @@
 //! Plans whose layers see what the quantized layers before them give, run by the job engine.
 
-mod rounding;
+mod noting;
+/// The format, which is a plugin of the end-to-end tests as well.
+#[path = "../../../../tests/examples/sequential/mod.rs"]
+mod sequential;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use llm_quantize_plugin_api::{
-    DecodeCall, Flow, Grain, Inputs, Job, ModelView, PlanRequest, Quantizer, TensorView, Unit,
+    DecodeCall, Inputs, Job, ModelView, PlanRequest, Quantizer, TensorView, Unit,
 };
 use tempfile::TempDir;
 
@@ -22,7 +25,8 @@ use crate::forward::{Batch, BlockWeights, Forward, WeightSource};
 use crate::job::{
     CancelFlag, Checkpoints, Decoder, JobProgress, Outcome, PluginId, Threads, Work, prepare,
 };
-use rounding::{LEVEL, Rounding, Seen};
+use noting::{Noting, Seen};
+use sequential::{FORMAT, Sequential};
 
 const SAMPLES: usize = 6;
 const LENGTH: usize = 32;
@@ -84,32 +88,36 @@ impl JobProgress for Watcher {
 /// The tiny model, a folder, and how to proceed.
 struct Bench {
     out: TempDir,
-    grain: Grain,
-    flow: Flow,
+    level: &'static str,
     threads: usize,
-    memory: u64,
 }
 
 impl Bench {
-    fn new(grain: Grain, flow: Flow) -> Self {
+    fn new(level: &'static str) -> Self {
         Self {
             out: tempfile::tempdir().unwrap(),
-            grain,
-            flow,
+            level,
             threads: 2,
-            memory: 1 << 30,
         }
     }
 
-    fn sequential() -> Self {
-        Self::new(Grain::Stage, Flow::Quantized)
+    fn request(&self, calibration: &Calibration<'_>) -> PlanRequest {
+        PlanRequest {
+            format: FORMAT.into(),
+            level: self.level.into(),
+            output_name: Some("out".into()),
+            calibration: Some(calibration.text()),
+            ..PlanRequest::default()
+        }
     }
 
-    fn quantizer(&self, seen: &Seen) -> Rounding {
-        Rounding {
-            grain: self.grain,
-            flow: self.flow,
-            seen: Seen::clone(seen),
+    /// The finished output.
+    fn finished<'a>(&self, source: &'a SourceModel, calibration: &Calibration<'_>) -> Finished<'a> {
+        let job = Sequential.plan(source, &self.request(calibration));
+        Finished {
+            job: job.unwrap(),
+            source,
+            bytes: self.bytes(),
         }
     }
 
@@ -129,20 +137,20 @@ impl Bench {
             threads: &threads,
             cancel: &watcher.cancel,
             progress: watcher,
-            max_memory: self.memory,
+            max_memory: 1 << 30,
         };
         let plugin = PluginId {
-            id: "rounding".into(),
+            id: "sequential".into(),
             version: "1.0.0".into(),
         };
-        let quantizer = self.quantizer(seen);
+        let quantizer = Noting(Seen::clone(seen));
         let (calibrator, folder) = (Some(&calibration as _), self.out.path());
         let prepared = prepare(
             &plugin,
             &quantizer,
             &source,
             calibrator,
-            &request(&calibration),
+            &self.request(&calibration),
             folder,
             &context,
         )?;
@@ -158,7 +166,7 @@ impl Bench {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        fs::read(self.out.path().join("out/weights.bin")).unwrap()
+        fs::read(self.out.path().join("out")).unwrap()
     }
 
     /// The block that a checkpoint's activations enter.
@@ -189,15 +197,6 @@ fn calibration<'a>(source: &'a SourceModel, scratch: &Path) -> Calibration<'a> {
     Calibration::prepare(source, &order, scratch).unwrap()
 }
 
-fn request(calibration: &Calibration<'_>) -> PlanRequest {
-    PlanRequest {
-        format: "rounding".into(),
-        level: LEVEL.into(),
-        calibration: Some(calibration.text()),
-        ..PlanRequest::default()
-    }
-}
-
 /// The numbers of a finished output.
 struct Finished<'a> {
     job: Box<dyn Job>,
@@ -207,28 +206,24 @@ struct Finished<'a> {
 
 impl Decoder for Finished<'_> {
     fn decode(&self, tensor: usize, rows: Range<u64>, out: &mut [f32]) -> Result<bool> {
-        let units = self.job.plan().units.iter().enumerate();
-        let mut places = units.filter_map(|(number, unit)| {
-            let input = unit.inputs.iter().position(|input| input.tensor == tensor);
-            Some((number, unit, input?))
-        });
-        let matrix = self.source.model().tensors[tensor].shape.len() > 1;
-        let Some((unit, planned, input)) = places.next().filter(|_| matrix) else {
+        let (plan, model) = (self.job.plan(), self.source.model());
+        let mut layers = plan.flowing_layers(model).into_iter();
+        let Some(layer) = layers.find(|layer| layer.tensor == tensor) else {
             return Ok(false);
         };
+        let planned = &plan.units[layer.unit];
         let outputs: Vec<&[u8]> = planned
             .outputs
             .iter()
             .map(|span| &self.bytes[span.offset as usize..][..span.len as usize])
             .collect();
-        let norms = planned.inputs.iter().map(|input| input.tensor);
-        let norms = norms.filter(|norm| self.source.model().tensors[*norm].shape.len() == 1);
+        let norms = planned.vectors(model).into_iter();
         let vectors: Vec<TensorView<'_>> = norms
             .map(|norm| self.source.rows(norm, 0..1).unwrap().unwrap())
             .collect();
         self.job.decode(DecodeCall {
-            unit,
-            input,
+            unit: layer.unit,
+            input: layer.input,
             rows,
             vectors: &vectors,
             outputs: &outputs,
@@ -288,16 +283,11 @@ fn reference(
 
 /// Runs a job and compares what its units saw with the reference, to the bit.
 fn check_flow(bench: &Bench, within_quantized: bool, before_quantized: bool) {
-    let (bytes, seen) = bench.whole();
+    let seen = bench.whole().1;
     let source = source();
     let scratch = tempfile::tempdir().unwrap();
     let calibration = calibration(&source, scratch.path());
-    let quantizer = bench.quantizer(&Seen::default());
-    let finished = Finished {
-        job: quantizer.plan(&source, &request(&calibration)).unwrap(),
-        source: &source,
-        bytes,
-    };
+    let finished = bench.finished(&source, &calibration);
     let encoded = Encoded {
         model: &source,
         decoder: &finished,
@@ -318,44 +308,37 @@ fn check_flow(bench: &Bench, within_quantized: bool, before_quantized: bool) {
 
 #[test]
 fn stages_see_what_the_quantized_layers_before_them_give() {
-    check_flow(&Bench::sequential(), true, true);
+    check_flow(&Bench::new("STAGES"), true, true);
 }
 
 #[test]
 fn blocks_see_what_the_quantized_blocks_before_them_give() {
-    check_flow(&Bench::new(Grain::Block, Flow::Quantized), false, true);
+    check_flow(&Bench::new("BLOCKS"), false, true);
 }
 
 #[test]
 fn the_original_flows_on_where_a_plan_wants_that() {
-    for grain in [Grain::Block, Grain::Stage] {
-        check_flow(&Bench::new(grain, Flow::Original), false, false);
-    }
+    check_flow(&Bench::new("ORIGINAL"), false, false);
 }
 
 #[test]
 fn threads_do_not_change_a_byte() {
-    let reference = Bench::sequential().whole().0;
-    assert!(reference != Bench::new(Grain::Block, Flow::Quantized).whole().0);
-    assert!(reference != Bench::new(Grain::Block, Flow::Original).whole().0);
-    let mut bench = Bench::sequential();
+    let reference = Bench::new("STAGES").whole().0;
+    assert!(reference != Bench::new("BLOCKS").whole().0);
+    assert!(reference != Bench::new("ORIGINAL").whole().0);
+    let mut bench = Bench::new("STAGES");
     bench.threads = 5;
     assert!(bench.whole().0 == reference);
 }
 
 #[test]
 fn spilled_activations_are_the_same() {
-    let bench = Bench::sequential();
-    let (bytes, seen) = bench.whole();
+    let bench = Bench::new("STAGES");
+    let seen = bench.whole().1;
     let source = source();
     let scratch = tempfile::tempdir().unwrap();
     let calibration = calibration(&source, scratch.path());
-    let quantizer = bench.quantizer(&Seen::default());
-    let finished = Finished {
-        job: quantizer.plan(&source, &request(&calibration)).unwrap(),
-        source: &source,
-        bytes,
-    };
+    let finished = bench.finished(&source, &calibration);
     let plan = finished.job.plan();
     let least = calibration.memory_needed(plan);
     let (watcher, threads) = (Watcher::default(), Threads::new(2).unwrap());
@@ -390,9 +373,9 @@ fn spilled_activations_are_the_same() {
 
 #[test]
 fn each_token_is_counted_once_in_each_block() {
-    for grain in [Grain::Stage, Grain::Block] {
+    for level in ["STAGES", "BLOCKS", "ORIGINAL"] {
         let watcher = Watcher::default();
-        Bench::new(grain, Flow::Quantized).run(&watcher).0.unwrap();
+        Bench::new(level).run(&watcher).0.unwrap();
         let (work, told) = (watcher.begun(), watcher.tokens.into_inner());
         let blocks = calibration_blocks() as u64;
         assert_eq!(work.amount, TOKENS as u64 * blocks);
@@ -416,14 +399,14 @@ fn figures(outcome: &Outcome) -> (Vec<(String, Vec<u64>)>, u64) {
 
 /// Interrupts runs at every so many-th event and goes on; the bytes must be those of a whole run, and no unit
 /// is encoded twice.
-fn check_interruptions(grain: Grain, step: usize) {
-    let bench = Bench::new(grain, Flow::Quantized);
+fn check_interruptions(level: &'static str, step: usize) {
+    let bench = Bench::new(level);
     let (outcome, seen) = bench.run(&Watcher::default());
     let (figures, reference) = (figures(&outcome.unwrap()), (bench.bytes(), seen));
-    assert_eq!(figures.0.len(), reference.1.len());
+    assert_eq!(figures.0.len(), 7 * calibration_blocks() + 1);
     let mut stop = 1;
     loop {
-        let bench = Bench::new(grain, Flow::Quantized);
+        let bench = Bench::new(level);
         let first = Watcher::stopping_after(stop);
         let (outcome, mut seen) = bench.run(&first);
         if first.events.into_inner() < stop {
@@ -469,10 +452,10 @@ fn check_interruptions(grain: Grain, step: usize) {
 #[test]
 fn an_interrupted_run_by_stages_goes_on() {
     // Events are a passage and a unit by turns.
-    check_interruptions(Grain::Stage, 5);
+    check_interruptions("STAGES", 5);
 }
 
 #[test]
 fn an_interrupted_run_by_blocks_goes_on() {
-    check_interruptions(Grain::Block, 3);
+    check_interruptions("BLOCKS", 3);
 }

@@ -2,7 +2,6 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::Factor;
 use super::solution::Part;
 
 /// Lanes are padded to a multiple of this, so that vectors need no rest: rows of zeros.
@@ -13,6 +12,8 @@ const PAD: usize = llm_quantize_plugin_api::kernels::simd::MAX_LANES;
 pub(super) struct Chunk {
     /// Numbers in a row of a matrix.
     pub(super) lanes: usize,
+    /// Columns of a group.
+    pub(super) group: usize,
     /// Places × lanes: the weights `w`, and `w − ŵ` of places that are rounded.
     pub(super) errors: Vec<f32>,
     /// Places × lanes: what is added to the weights by corrections so far, and codes less zeros of
@@ -41,47 +42,52 @@ impl Choices {
 }
 
 impl Chunk {
-    /// Lays rows of a weight side by side, in the order of the factor.
-    pub(super) fn new(factor: &Factor, weight: ArrayView2<'_, f32>, group: usize) -> Self {
-        let (rows, columns) = weight.dim();
-        let lanes = rows.next_multiple_of(PAD);
-        let mut errors = vec![0.0; columns * lanes];
-        transpose(factor, weight, lanes, &mut errors);
+    /// Lays rows of a weight side by side; `columns` has the column of each place. Numbers that are
+    /// not finite become zeros.
+    pub(super) fn new(columns: &[usize], weight: ArrayView2<'_, f32>, group: usize) -> Self {
+        let lanes = weight.nrows().next_multiple_of(PAD);
+        let size = columns.len() * lanes;
+        let mut errors = vec![0.0; size];
+        for (column, place) in columns.iter().zip(errors.chunks_exact_mut(lanes)) {
+            for (lane, w) in place.iter_mut().zip(weight.column(*column)) {
+                *lane = if w.is_finite() { *w } else { 0.0 };
+            }
+        }
         Self {
             lanes,
+            group,
             errors,
-            steps: vec![0.0; columns * lanes],
-            choices: Choices::new(columns / group * lanes),
+            steps: vec![0.0; size],
+            choices: Choices::new(size / group),
         }
     }
 
+    /// Takes a row over from another chunk.
+    pub(super) fn copy_lane(&mut self, from: &Self, lane: usize) {
+        let copy = |to: &mut [f32], from: &[f32]| {
+            for at in (lane..from.len()).step_by(self.lanes) {
+                to[at] = from[at];
+            }
+        };
+        copy(&mut self.errors, &from.errors);
+        copy(&mut self.steps, &from.steps);
+        copy(&mut self.choices.scales, &from.choices.scales);
+        copy(&mut self.choices.inverses, &from.choices.inverses);
+        copy(&mut self.choices.zeros, &from.choices.zeros);
+    }
+
     /// Writes the codes, scales and zeros of rounded rows.
-    pub(super) fn write(&self, factor: &Factor, mut part: Part<'_>) {
-        let group = part.codes.ncols() / part.scales.ncols();
+    pub(super) fn write(&self, columns: &[usize], mut part: Part<'_>) {
         for ((row, g), scale) in part.scales.indexed_iter_mut() {
             *scale = self.choices.scales[g * self.lanes + row];
             part.zeros[[row, g]] = self.choices.zeros[g * self.lanes + row] as u8;
         }
-        for (place, column) in factor.columns.iter().enumerate() {
-            let zeros = &self.choices.zeros[column / group * self.lanes..];
+        for (place, column) in columns.iter().enumerate() {
+            let zeros = &self.choices.zeros[column / self.group * self.lanes..];
             let steps = &self.steps[place * self.lanes..];
             for (row, code) in part.codes.column_mut(*column).iter_mut().enumerate() {
                 *code = (steps[row] + zeros[row]) as u8;
             }
-        }
-    }
-}
-
-/// Copies rows of a weight to lanes of places.
-pub(super) fn transpose(
-    factor: &Factor,
-    weight: ArrayView2<'_, f32>,
-    lanes: usize,
-    out: &mut [f32],
-) {
-    for (column, place) in factor.columns.iter().zip(out.chunks_exact_mut(lanes)) {
-        for (lane, w) in place.iter_mut().zip(weight.column(*column)) {
-            *lane = *w;
         }
     }
 }

@@ -116,3 +116,34 @@ impl Kernel for Leaf<'_> {
         }
     }
 }
+
+/// Takes targets as they are, without rounding.
+pub(super) struct Free<'a> {
+    pub(super) couplings: &'a Couplings,
+    pub(super) lanes: usize,
+    /// Places × lanes: `x`.
+    pub(super) weights: &'a [f32],
+    /// In: `x + c`. Out: with what errors of places behind add.
+    pub(super) targets: &'a mut [f32],
+    /// Out: `e`.
+    pub(super) errors: &'a mut [f32],
+}
+
+impl Kernel for Free<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let lanes = self.lanes;
+        for lane in (0..lanes).step_by(I::LANES) {
+            for k in (0..self.weights.len() / lanes).rev() {
+                let at = k * lanes + lane;
+                let target = isa.load(&self.targets[at..]);
+                let behind = &self.errors[lane..];
+                let target = corrected(isa, target, self.couplings.of(k), k, behind, lanes);
+                target.store(&mut self.targets[at..]);
+                (isa.load(&self.weights[at..]) - target).store(&mut self.errors[at..]);
+            }
+        }
+    }
+}

@@ -17,6 +17,10 @@ const MOST: f64 = 1.0;
 /// errors are as large as what damping adds.
 const TRUSTED: f64 = 0.5;
 
+/// Larger matrices are not repeated in double precision, for the memory it takes: their damping is
+/// raised.
+pub(super) const MOST_IN_DOUBLE: usize = 8192;
+
 /// Rows of a task that copies or scales.
 const ROWS: usize = 64;
 
@@ -85,7 +89,7 @@ impl Factor {
     /// Factors the sums `XᵀX` over `tokens` tokens; both triangles are read.
     ///
     /// Single precision comes first. If a pivot is not what damping guarantees, double precision
-    /// follows; if that fails, too, the damping is raised step by step.
+    /// follows, up to 8192 inputs; if that fails, too, the damping is raised step by step.
     ///
     /// # Errors
     /// If the matrix is not one of finite sums, or not positive definite with any damping; and if
@@ -111,17 +115,25 @@ impl Factor {
         let mut damping = settings.damping.max(if unseen { LEAST } else { 0.0 });
         let mut matrix = Array2::zeros(gram.dim());
         let mut pivots = attempt(parallel, &source, damping, &mut matrix);
+        // The first attempt in double precision has the damping that was asked for.
+        let small = gram.ncols() <= MOST_IN_DOUBLE;
+        let mut raise = !small;
         while pivots.is_none() {
-            // The first attempt in double precision has the damping that was asked for.
-            let mut double = Array2::<f64>::zeros(gram.dim());
-            pivots = attempt(parallel, &source, damping, &mut double);
-            if pivots.is_some() {
-                narrow(parallel, &double, &mut matrix);
-            } else if damping < MOST {
-                damping = (2.0 * damping).clamp(LEAST, MOST);
-            } else {
+            if raise && damping >= MOST {
                 return Err(FactorError::NotDefinite { damping });
             }
+            if raise {
+                damping = (2.0 * damping).clamp(LEAST, MOST);
+            }
+            pivots = if small {
+                let mut double = Array2::<f64>::zeros(gram.dim());
+                let pivots = attempt(parallel, &source, damping, &mut double);
+                narrow(parallel, &double, &mut matrix);
+                pivots
+            } else {
+                attempt(parallel, &source, damping, &mut matrix)
+            };
+            raise = true;
         }
         Ok(Self {
             group: settings.group,

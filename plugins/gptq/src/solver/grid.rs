@@ -1,7 +1,5 @@
 //! The numbers that a group can hold.
 
-use llm_quantize_plugin_api::kernels::float16::{f16_to_f32, f32_to_f16};
-
 /// The smallest and the largest magnitude of a scale: those of half precision.
 pub(super) const SCALES: [f32; 2] = [5.960_464_5e-8, 65504.0];
 
@@ -39,23 +37,4 @@ impl Grid {
             [self.lowest_zero, self.highest()]
         }
     }
-}
-
-/// The number of half precision nearest to a scale, whose magnitude is held within half
-/// precision's; a scale of 0 becomes the smallest, and NaN too.
-#[inline(always)]
-#[must_use]
-pub(super) fn storable(scale: f32) -> f32 {
-    let magnitude = if scale.is_nan() { 0.0 } else { scale.abs() };
-    let magnitude = magnitude.clamp(SCALES[0], SCALES[1]);
-    f16_to_f32(f32_to_f16(magnitude.copysign(scale)))
-}
-
-/// The code nearest to a weight.
-#[inline(always)]
-#[must_use]
-pub(super) fn code(weight: f32, scale: f32, zero: u8, highest: u8) -> u8 {
-    let (low, high) = (-f32::from(zero), f32::from(highest - zero));
-    let steps = (weight / scale).max(low).min(high).round_ties_even();
-    (steps - low) as u8
 }

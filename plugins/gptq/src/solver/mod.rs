@@ -21,14 +21,18 @@
 //! * [`grid`]: what numbers a group can hold;
 //! * [`order`]: the order of columns;
 //! * [`factor`]: [`Factor`], one for all layers that read the same input;
-//! * `scales`: the choice of a group's scale and zero;
-//! * `feedback`: the pass over the columns.
+//! * `scales`, `trial`: the choice of a group's scale and zero;
+//! * `feedback`: the pass over the columns, and `refine`: sweeps after it; `descent` is what they
+//!   share;
+//! * `rows`, `chunk`: rows of a weight side by side, so that each lane of a vector has another row;
+//! * `nearest`, `measure`: rounding to nearest, and errors of outputs.
 
 mod chunk;
 mod descent;
 pub mod factor;
 mod feedback;
 pub mod grid;
+mod measure;
 mod nearest;
 pub mod order;
 mod refine;
@@ -84,8 +88,9 @@ pub enum SolveError {
 /// Quantizes a weight (outputs × inputs) for the inputs that a factor describes.
 ///
 /// Also returns the relative error of the layer's outputs, `tr(Δ H Δᵀ) / tr(W H Wᵀ)` with `H` as it
-/// was measured, without damping; zero if the outputs are all zero. `cancelled` is asked now and
-/// then from all threads. The result does not depend on the number of threads.
+/// was measured, without damping; zero if the outputs are all zero. Rows for which that is not
+/// below the error of rounding to nearest are rounded to nearest. `cancelled` is asked now and then
+/// from all threads. The result does not depend on the number of threads.
 ///
 /// # Errors
 /// If the weight does not fit the factor, is not finite, or on cancellation.
@@ -116,14 +121,30 @@ pub fn round_to_nearest(
     nearest::round_to_nearest(parallel, weight, settings.grid, settings.group)
 }
 
-/// Bytes that [`Factor::new`] and [`solve`] allocate at most for a layer, the solution and the
-/// factor included, the Gram matrix and the weight not.
+/// Bytes that [`Factor::new`] and then [`solve`] allocate at most for a layer, factor and solution
+/// included, the Gram matrix and the weight not.
 #[must_use]
 pub fn scratch_bytes(outputs: u64, inputs: u64, settings: &Settings) -> u64 {
+    let square = inputs.saturating_mul(inputs);
+    let double = if inputs <= factor::MOST_IN_DOUBLE as u64 {
+        8
+    } else {
+        0
+    };
     let groups = inputs / (settings.group as u64).max(1);
-    // The matrix of the factor, and twice as much if it has to be repeated in double precision.
-    let factor = inputs.saturating_mul(inputs).saturating_mul(4 + 8);
     let solution = outputs.saturating_mul(inputs.saturating_add(groups.saturating_mul(5)));
-    let rows = outputs.saturating_mul(inputs).saturating_mul(8);
-    factor.saturating_add(solution).saturating_add(rows)
+    // A thread has a chunk of rows, what rounding to nearest makes of it, and in sweeps at most as
+    // much again where a group is the whole row.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let rows = rows::rows_of_chunk(outputs.try_into().unwrap_or(usize::MAX / 2));
+    let in_flight = (rows as u64).saturating_mul(threads as u64);
+    let in_flight = in_flight.min(outputs.saturating_add(rows as u64));
+    let chunks = in_flight.saturating_mul(inputs).saturating_mul(4 * 8);
+    let factor = square.saturating_mul(4 + double);
+    factor.max(
+        square
+            .saturating_mul(4)
+            .saturating_add(chunks)
+            .saturating_add(solution),
+    )
 }

@@ -1,9 +1,12 @@
 //! Rounding to nearest: the base line, and what is left without statistics.
 
+use llm_quantize_plugin_api::kernels::simd::{Isa, Kernel, Level, Vector};
 use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
-use ndarray::{ArrayView2, Axis, s};
+use ndarray::{ArrayView2, Axis};
 
-use super::grid::{code, storable};
+use super::chunk::{Choices, Chunk};
+use super::descent::nearest;
+use super::scales::{Lanes, whole};
 use super::{Grid, Solution};
 
 /// Rows of a task.
@@ -16,44 +19,83 @@ pub(super) fn round_to_nearest(
     grid: Grid,
     group: usize,
 ) -> Solution {
-    let (rows, columns) = weight.dim();
-    assert!(
-        group > 0 && columns.is_multiple_of(group),
-        "sizes of groups"
-    );
-    let mut solution = Solution::zeros(rows, columns, columns / group);
+    let (rows, inputs) = weight.dim();
+    assert!(group > 0 && inputs.is_multiple_of(group), "sizes of groups");
+    let columns: Vec<usize> = (0..inputs).collect();
+    let level = Level::detect();
+    let mut solution = Solution::zeros(rows, inputs, inputs / group);
     let parts = solution
         .parts(ROWS)
         .zip(weight.axis_chunks_iter(Axis(0), ROWS));
-    hand_out(parallel, parts.collect(), |_, (mut part, weight)| {
-        for ((row, g), scale) in part.scales.indexed_iter_mut() {
-            let from = g * group;
-            let weights = weight.slice(s![row, from..from + group]);
-            // Zero is in every range; comparisons with NaN are false.
-            let numbers = || weights.iter().map(|w| if w.is_finite() { *w } else { 0.0 });
-            let low = numbers().fold(0.0, f32::min);
-            let high = numbers().fold(0.0, f32::max);
-            let (chosen, zero) = span(grid, low, high);
-            *scale = chosen;
-            part.zeros[[row, g]] = zero;
-            for (i, number) in numbers().enumerate() {
-                part.codes[[row, from + i]] = code(number, chosen, zero, grid.highest());
-            }
-        }
+    hand_out(parallel, parts.collect(), |_, (part, weight)| {
+        let mut chunk = Chunk::new(&columns, weight, group);
+        round_chunk(level, grid, &columns, &mut chunk);
+        chunk.write(&columns, part);
     });
     solution
 }
 
-/// The scale and the zero for numbers from `low` to `high`.
-fn span(grid: Grid, low: f32, high: f32) -> (f32, u8) {
-    let highest = f32::from(grid.highest());
-    if grid.symmetric {
-        return (storable(2.0 * (high.max(-low) / highest)), grid.middle());
+/// Rounds all places of a chunk to nearest.
+pub(super) fn round_chunk(level: Level, grid: Grid, columns: &[usize], chunk: &mut Chunk) {
+    let places = places(columns);
+    for (g, places) in places.chunks_exact(chunk.group).enumerate() {
+        level.dispatch(Nearest {
+            grid,
+            lanes: chunk.lanes,
+            places,
+            errors: &mut chunk.errors,
+            steps: &mut chunk.steps,
+            at: g * chunk.lanes,
+            choices: &mut chunk.choices,
+        });
     }
-    let scale = storable(high / highest - low / highest);
-    let [first, last] = grid.zeros().map(f32::from);
-    let zero = (-low / scale).max(first).min(last).round_ties_even();
-    // Where the zero had to move, the numbers above it must still fit.
-    let room = (highest - zero).max(1.0);
-    (storable(scale.max(high / room)), zero as u8)
+}
+
+/// The place of each column.
+pub(super) fn places(columns: &[usize]) -> Vec<usize> {
+    let mut places = vec![0; columns.len()];
+    for (place, column) in columns.iter().enumerate() {
+        places[*column] = place;
+    }
+    places
+}
+
+/// Rounds the places of a group.
+struct Nearest<'a> {
+    grid: Grid,
+    lanes: usize,
+    places: &'a [usize],
+    /// In: the weights. Out: what they lost.
+    errors: &'a mut [f32],
+    /// Out: codes less zeros.
+    steps: &'a mut [f32],
+    /// First place in `choices`.
+    at: usize,
+    choices: &'a mut Choices,
+}
+
+impl Kernel for Nearest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for lane in (0..self.lanes).step_by(I::LANES) {
+            let (mut low, mut high) = (isa.splat(0.0), isa.splat(0.0));
+            for place in self.places {
+                let x = isa.load(&self.errors[place * self.lanes + lane..]);
+                low = x.smaller(low);
+                high = x.larger(high);
+            }
+            let grid: Lanes<I::F32> = whole(isa, self.grid, [low, high]);
+            let bounds = grid.bounds(isa, self.grid);
+            grid.store(self.choices, self.at + lane);
+            for place in self.places {
+                let at = place * self.lanes + lane;
+                let x = isa.load(&self.errors[at..]);
+                let steps = nearest(x, grid.inverse, bounds);
+                (x - steps * grid.scale).store(&mut self.errors[at..]);
+                steps.store(&mut self.steps[at..]);
+            }
+        }
+    }
 }

@@ -43,3 +43,19 @@ impl Order {
         columns
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_matter_go_first() {
+        let diagonal = [1.0, 2.0, 5.0, 3.0, 4.0, 0.0, 2.0, 2.0];
+        let columns = |order: Order, group| order.columns(&diagonal, group);
+        assert_eq!(columns(Order::InOrder, 2), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(columns(Order::Static, 2), [2, 4, 3, 1, 6, 7, 0, 5]);
+        assert_eq!(columns(Order::GroupAware, 2), [2, 3, 4, 5, 1, 0, 6, 7]);
+        assert_eq!(columns(Order::GroupAware, 8), columns(Order::Static, 1));
+        assert_eq!(columns(Order::GroupAware, 1), columns(Order::Static, 1));
+    }
+}

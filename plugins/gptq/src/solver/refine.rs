@@ -10,24 +10,23 @@
 //! of its number by `−e_k` changes `p_j` by `e_k H_kj`. That is the form of [`super::descent`].
 
 use llm_quantize_plugin_api::kernels::product::{Before, multiply};
-use llm_quantize_plugin_api::kernels::simd::{Isa, Kernel, Level, Vector};
+use llm_quantize_plugin_api::kernels::simd::{Isa, Kernel, Vector};
 use ndarray::{Array2, s};
 
+use super::Order;
 use super::chunk::{Choices, Chunk, view, view_mut};
 use super::descent::{Couplings, LEAF, Leaf};
+use super::rows::Task;
 use super::scales::Lanes;
-use super::{Factor, Order, Settings};
 
-/// Columns of a block where groups do not say.
+/// Columns of a block where it is not a group.
 const BLOCK: usize = 128;
 
+/// Larger groups are no blocks, and keep their scales: a block has its part of `H` in a copy.
+const WIDEST: usize = 512;
+
 /// A sweep over the rows of a chunk.
-pub(super) struct Sweep<'a> {
-    pub(super) level: Level,
-    pub(super) factor: &'a Factor,
-    pub(super) settings: &'a Settings,
-    pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
-}
+pub(super) struct Sweep<'a>(pub(super) &'a Task<'a>);
 
 /// Neighbouring places that a sweep is at.
 struct Block {
@@ -44,10 +43,11 @@ struct Block {
 impl Sweep<'_> {
     /// Improves the rows of a chunk, and takes what it gained from `spent`.
     pub(super) fn run(&self, chunk: &mut Chunk, spent: &mut [f32]) {
-        let by_group = self.settings.order != Order::Static;
-        let width = if by_group { self.settings.group } else { BLOCK };
-        let mut to = self.factor.columns.len();
-        while to > 0 && !(self.cancelled)() {
+        let group = self.0.settings.group;
+        let by_group = self.0.settings.order != Order::Static && group <= WIDEST;
+        let width = if by_group { group } else { BLOCK };
+        let mut to = self.0.factor.columns.len();
+        while to > 0 && !(self.0.cancelled)() {
             let from = to.saturating_sub(width);
             let mut block = self.enter(chunk, from, to);
             if by_group {
@@ -61,11 +61,11 @@ impl Sweep<'_> {
     }
 
     fn damped(&self, place: usize) -> f32 {
-        self.factor.diagonal[place] + self.factor.damping() as f32
+        self.0.factor.diagonal[place] + self.0.factor.damping() as f32
     }
 
     fn enter(&self, chunk: &Chunk, from: usize, to: usize) -> Block {
-        let (lanes, matrix) = (chunk.lanes, &self.factor.matrix);
+        let (lanes, matrix) = (chunk.lanes, &self.0.factor.matrix);
         let own = Array2::from_shape_fn((to - from, to - from), |(j, k)| {
             let (low, high) = (from + j.min(k), from + j.max(k));
             if j == k {
@@ -103,11 +103,11 @@ impl Sweep<'_> {
     fn rounded(&self, chunk: &Chunk, from: usize, to: usize) -> Vec<f32> {
         let lanes = chunk.lanes;
         let mut numbers = chunk.steps[from * lanes..to * lanes].to_vec();
-        for (column, numbers) in self.factor.columns[from..to]
+        for (column, numbers) in self.0.factor.columns[from..to]
             .iter()
             .zip(numbers.chunks_exact_mut(lanes))
         {
-            let scales = &chunk.choices.scales[column / self.settings.group * lanes..];
+            let scales = &chunk.choices.scales[column / self.0.settings.group * lanes..];
             for (number, scale) in numbers.iter_mut().zip(scales) {
                 *number *= scale;
             }
@@ -126,13 +126,13 @@ impl Sweep<'_> {
             Before::Forget,
             view_mut(&mut products, lanes),
         );
-        self.level.dispatch(FitScale {
+        self.0.level.dispatch(FitScale {
             lanes,
             steps: &chunk.steps[range.clone()],
             products: &products,
             gradient: &mut block.gradient,
             errors: &mut chunk.errors[range],
-            at: self.factor.columns[block.from] / self.settings.group * lanes,
+            at: self.0.factor.columns[block.from] / self.0.settings.group * lanes,
             choices: &mut chunk.choices,
             spent,
         });
@@ -159,10 +159,10 @@ impl Sweep<'_> {
     fn leaf(&self, chunk: &Chunk, block: &mut Block, from: usize, to: usize, spent: &mut [f32]) {
         let lanes = chunk.lanes;
         let first = block.from + from;
-        let columns = &self.factor.columns[first..block.from + to];
+        let columns = &self.0.factor.columns[first..block.from + to];
         let groups: Vec<usize> = columns
             .iter()
-            .map(|column| column / self.settings.group)
+            .map(|column| column / self.0.settings.group)
             .collect();
         let costs: Vec<f32> = (first..block.from + to)
             .map(|place| self.damped(place))
@@ -173,8 +173,8 @@ impl Sweep<'_> {
         for (row, cost) in corrections.chunks_exact_mut(lanes).zip(&costs) {
             row.iter_mut().for_each(|x| *x /= cost);
         }
-        self.level.dispatch(Leaf {
-            grid: self.settings.grid,
+        self.0.level.dispatch(Leaf {
+            grid: self.0.settings.grid,
             couplings: &couplings,
             groups: &groups,
             choices: &chunk.choices,

@@ -1,18 +1,19 @@
 //! From a weight to its solution, chunk by chunk of rows.
 
-use llm_quantize_plugin_api::kernels::product::{Before, multiply};
 use llm_quantize_plugin_api::kernels::simd::Level;
 use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{ArrayView2, Axis};
 
-use super::chunk::{Chunk, view, view_mut};
+use super::chunk::Chunk;
 use super::feedback::Pass;
+use super::measure::{damping, squares};
+use super::nearest::round_chunk;
 use super::refine::Sweep;
 use super::{Factor, Settings, Solution, SolveError};
 
 /// Rows of a chunk: few enough that many threads get some, many enough for fast products.
-fn rows_of_chunk(rows: usize) -> usize {
-    (rows / 24).next_multiple_of(32).clamp(64, 256)
+pub(super) fn rows_of_chunk(rows: usize) -> usize {
+    (rows / 24).next_multiple_of(32).clamp(96, 256)
 }
 
 /// See [`super::solve`].
@@ -23,103 +24,92 @@ pub(super) fn solve(
     settings: &Settings,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Solution, f64), SolveError> {
+    check(factor, weight, settings)?;
     let (rows, columns) = weight.dim();
-    if columns != factor.columns.len() {
+    let task = Task {
+        level: Level::detect(),
+        factor,
+        settings,
+        cancelled,
+    };
+    let mut solution = Solution::zeros(rows, columns, columns / settings.group);
+    let size = rows_of_chunk(rows);
+    let mut sums = vec![[0.0; 2]; rows.div_ceil(size)];
+    let weights = weight.axis_chunks_iter(Axis(0), size);
+    let parts = solution.parts(size).zip(weights).zip(&mut sums);
+    hand_out(parallel, parts.collect(), |_, ((part, weight), sums)| {
+        if !cancelled() {
+            let chunk;
+            (chunk, *sums) = task.rows(weight);
+            chunk.write(&factor.columns, part);
+        }
+    });
+    if cancelled() {
+        return Err(SolveError::Cancelled);
+    }
+    let add = |a: [f64; 2], b: &[f64; 2]| [a[0] + b[0], a[1] + b[1]];
+    let [error, whole] = sums.iter().fold([0.0; 2], add);
+    let measured = whole > 0.0 && factor.diagonal.iter().any(|x| *x > 0.0);
+    Ok((solution, if measured { error / whole } else { 0.0 }))
+}
+
+fn check(
+    factor: &Factor,
+    weight: ArrayView2<'_, f32>,
+    settings: &Settings,
+) -> Result<(), SolveError> {
+    if weight.ncols() != factor.columns.len() {
         return Err(SolveError::Inputs {
-            weight: columns,
+            weight: weight.ncols(),
             factor: factor.columns.len(),
         });
     }
     if !factor.fits(settings) {
         return Err(SolveError::Settings);
     }
-    if let Some(((row, column), _)) = weight.indexed_iter().find(|(_, w)| !w.is_finite()) {
-        return Err(SolveError::NotFinite { row, column });
-    }
-    let mut solution = Solution::zeros(rows, columns, columns / settings.group);
-    let size = rows_of_chunk(rows);
-    let mut sums = vec![[0.0; 2]; rows.div_ceil(size)];
-    let parts = solution
-        .parts(size)
-        .zip(weight.axis_chunks_iter(Axis(0), size))
-        .zip(&mut sums);
-    hand_out(parallel, parts.collect(), |_, ((part, weight), sums)| {
-        let mut chunk = Chunk::new(factor, weight, settings.group);
-        let level = Level::detect();
-        sums[1] = square_of_outputs(factor, &chunk);
-        let pass = Pass {
-            level,
-            factor,
-            settings,
-            cancelled,
-        };
-        let mut spent = pass.run(&mut chunk);
-        for _ in 0..settings.refine.rounds {
-            Sweep {
-                level,
-                factor,
-                settings,
-                cancelled,
-            }
-            .run(&mut chunk, &mut spent);
+    for (row, weights) in weight.rows().into_iter().enumerate() {
+        if let Some(column) = weights.iter().position(|w| !w.is_finite()) {
+            return Err(SolveError::NotFinite { row, column });
         }
-        sums[0] = undamped(factor, &chunk, &spent);
-        chunk.write(factor, part);
-    });
-    if cancelled() {
-        return Err(SolveError::Cancelled);
     }
-    let [error, whole] = sums
-        .iter()
-        .fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
-    Ok((solution, if whole > 0.0 { error / whole } else { 0.0 }))
+    Ok(())
 }
 
-fn undamped(factor: &Factor, chunk: &Chunk, spent: &[f32]) -> f64 {
-    let damped: f64 = spent.iter().map(|x| f64::from(*x)).sum();
-    let squares: f64 = chunk.errors.iter().map(|x| f64::from(x * x)).sum();
-    (damped - factor.damping() * squares).max(0.0)
+/// What all chunks share.
+pub(super) struct Task<'a> {
+    pub(super) level: Level,
+    pub(super) factor: &'a Factor,
+    pub(super) settings: &'a Settings,
+    pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// `tr(W H Wᵀ)`, undamped, of weights that are not rounded yet.
-fn square_of_outputs(factor: &Factor, chunk: &Chunk) -> f64 {
-    const BLOCK: usize = 128;
-    let (columns, lanes) = (factor.columns.len(), chunk.lanes);
-    let mut sum = 0.0;
-    for from in (0..columns).step_by(BLOCK) {
-        let to = (from + BLOCK).min(columns);
-        let own = Array2::from_shape_fn((to - from, to - from), |(j, k)| {
-            if j == k {
-                1.0
-            } else if j > k {
-                factor.matrix[[from + j, from + k]]
-            } else {
-                0.0
+impl Task<'_> {
+    /// Quantizes some rows; with their squared error and the square of their outputs.
+    fn rows(&self, weight: ArrayView2<'_, f32>) -> (Chunk, [f64; 2]) {
+        let (factor, group) = (self.factor, self.settings.group);
+        let mut chunk = Chunk::new(&factor.columns, weight, group);
+        let lanes = chunk.lanes;
+        let outputs = squares(factor, &chunk.errors, lanes);
+        let mut plain = Chunk::new(&factor.columns, weight, group);
+        round_chunk(self.level, self.settings.grid, &factor.columns, &mut plain);
+        let limits = squares(factor, &plain.errors, lanes);
+
+        let mut spent = Pass(self).run(&mut chunk);
+        for _ in 0..self.settings.refine.rounds {
+            Sweep(self).run(&mut chunk, &mut spent);
+        }
+        let added = damping(factor, &chunk.errors, lanes);
+        let mut errors = 0.0;
+        for lane in 0..weight.nrows() {
+            let error = f64::from(spent[lane]) - added[lane];
+            // False for NaN: numbers too large for single precision.
+            let good = error <= limits[lane];
+            if !good {
+                chunk.copy_lane(&plain, lane);
             }
-        });
-        let mut outputs = vec![0.0; (to - from) * lanes];
-        let numbers = |from: usize, to: usize| view(&chunk.errors[from * lanes..to * lanes], lanes);
-        multiply(
-            own.view().reversed_axes(),
-            numbers(from, to),
-            1.0,
-            Before::Forget,
-            view_mut(&mut outputs, lanes),
-        );
-        if to < columns {
-            let behind = factor.matrix.slice(s![to.., from..to]);
-            multiply(
-                behind.reversed_axes(),
-                numbers(to, columns),
-                1.0,
-                Before::Add,
-                view_mut(&mut outputs, lanes),
-            );
+            errors += if good { error } else { limits[lane] }.max(0.0);
         }
-        for (row, pivot) in outputs.chunks_exact(lanes).zip(&factor.pivots[from..to]) {
-            sum += f64::from(*pivot) * row.iter().map(|x| f64::from(x * x)).sum::<f64>();
-        }
+        let outputs = outputs[..weight.nrows()].iter().sum::<f64>();
+        (chunk, [errors, outputs.max(0.0)])
     }
-    let squares: f64 = chunk.errors.iter().map(|x| f64::from(x * x)).sum();
-    (sum - factor.damping() * squares).max(0.0)
 }

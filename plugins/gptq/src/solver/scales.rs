@@ -68,7 +68,7 @@ impl<V: Vector> Lanes<V> {
 
     /// With other zeros, as far as the grid allows.
     #[inline(always)]
-    pub(super) fn shifted<I: Isa<F32 = V>>(self, isa: I, grid: Grid, shift: f32) -> Self {
+    fn shifted<I: Isa<F32 = V>>(self, isa: I, grid: Grid, shift: f32) -> Self {
         let [first, last] = grid.zeros().map(|zero| isa.splat(f32::from(zero)));
         let zero = (self.zero + isa.splat(shift)).larger(first).smaller(last);
         Self { zero, ..self }
@@ -124,16 +124,6 @@ impl<V: Vector> Best<V> {
 }
 
 impl Search<'_> {
-    /// The grid from end to end of a range.
-    #[inline(always)]
-    fn whole<I: Isa>(&self, isa: I, range: [I::F32; 2]) -> Lanes<I::F32> {
-        if self.grid.symmetric {
-            symmetric(isa, self.grid, range)
-        } else {
-            asymmetric(isa, self.grid, range)
-        }
-    }
-
     /// Tries a grid and its relatives: of the other sign, or with other zeros.
     #[inline(always)]
     fn step<I: Isa>(&self, isa: I, lane: usize, grid: Lanes<I::F32>, best: &mut Best<I::F32>) {
@@ -207,31 +197,43 @@ impl Kernel for Search<'_> {
     fn run<I: Isa>(self, isa: I) {
         for lane in (0..self.lanes).step_by(I::LANES) {
             let [low, high] = self.range(isa, lane);
-            let mut best = Best::new(isa, self.whole(isa, [low, high]));
+            let mut best = Best::new(isa, whole(isa, self.grid, [low, high]));
             for step in 0..=self.settings.steps {
                 let part = step as f32 / self.settings.steps.max(1) as f32;
                 let shrink = isa.splat(1.0 - (1.0 - self.settings.smallest) * part);
                 let range = [low * shrink, high * shrink];
-                self.step(isa, lane, self.whole(isa, range), &mut best);
+                self.step(isa, lane, whole(isa, self.grid, range), &mut best);
             }
-            let fitted = self.fitted(isa, lane, best.grid);
-            self.offer(isa, lane, fitted, &mut best);
+            if self.settings.steps > 0 {
+                let fitted = self.fitted(isa, lane, best.grid);
+                self.offer(isa, lane, fitted, &mut best);
+            }
             best.grid.store(self.choices, self.at + lane);
         }
     }
 }
 
-/// Codes from end to end for the larger side of a range.
+/// The grid from end to end of a range that has zero in it.
 #[inline(always)]
-pub(super) fn symmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
+pub(super) fn whole<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
+    if grid.symmetric {
+        symmetric(isa, grid, range)
+    } else {
+        asymmetric(isa, grid, range)
+    }
+}
+
+/// Codes from end to end for the larger side.
+#[inline(always)]
+fn symmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
     let extreme = range[1].larger(range[0].abs());
     let scale = extreme * isa.splat(2.0 / f32::from(grid.highest()));
     Lanes::new(isa, scale, isa.splat(f32::from(grid.middle())))
 }
 
-/// Codes from end to end for a range that has zero in it.
+/// Codes from end to end for both sides together.
 #[inline(always)]
-pub(super) fn asymmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
+fn asymmetric<I: Isa>(isa: I, grid: Grid, range: [I::F32; 2]) -> Lanes<I::F32> {
     let [low, high] = range;
     let highest = isa.splat(f32::from(grid.highest()));
     let spread = Lanes::new(isa, (high - low) / highest, highest);

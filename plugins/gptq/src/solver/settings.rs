@@ -23,19 +23,25 @@ impl Settings {
     /// The settings that are best by measurement.
     #[must_use]
     pub const fn new(grid: Grid, group: usize) -> Self {
+        // The fewer codes there are, the more is won by giving up the extremes.
+        let (steps, smallest) = match grid.bits {
+            0..=2 => (30, 0.4),
+            3 => (30, 0.5),
+            _ => (20, 0.7),
+        };
         Self {
             grid,
             group,
             order: Order::GroupAware,
-            damping: 0.05,
+            damping: 0.02,
             scales: ScaleSearch {
-                steps: 20,
-                smallest: 0.7,
+                steps,
+                smallest,
                 weighting: Weighting::Pivots,
                 signed: true,
-                tries: &[(0.97, 0.0), (1.03, 0.0), (0.94, 0.0), (1.06, 0.0)],
+                trials: true,
             },
-            refine: Refinement { rounds: 0 },
+            refine: Refinement { rounds: 2 },
         }
     }
 }
@@ -53,8 +59,9 @@ pub struct ScaleSearch {
     /// Whether symmetric scales may be negative, which lets the extreme number be the larger end
     /// of the codes.
     pub signed: bool,
-    /// tries
-    pub tries: &'static [(f32, f32)],
+    /// Whether some scales around the best are tried by rounding the group with them; only where
+    /// groups are neighbours in the order of columns, and no larger than 128.
+    pub trials: bool,
 }
 
 /// What a squared error of a column counts in the search for scales.
@@ -71,6 +78,7 @@ pub enum Weighting {
 /// What is done after the pass over the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refinement {
-    /// Rounds of scales, then codes.
+    /// Sweeps over all columns: scales are fitted to codes, and codes to all others. Scales only
+    /// where groups are neighbours in the order of columns, and no larger than 512.
     pub rounds: u32,
 }

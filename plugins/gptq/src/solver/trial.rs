@@ -14,11 +14,12 @@ use super::scales::Lanes;
 /// Larger groups are not tried: that is work of their square.
 pub(super) const LARGEST: usize = 128;
 
+/// What the scale is multiplied by.
+const TRIES: [f32; 4] = [0.94, 0.97, 1.03, 1.06];
+
 /// Tries grids for a group.
 pub(super) struct Trial<'a> {
     pub(super) grid: Grid,
-    /// Factors of the scale that are tried, and what is added to the zero.
-    pub(super) tries: &'a [(f32, f32)],
     pub(super) couplings: &'a Couplings,
     /// What a squared difference between a target and what it was rounded to costs, by place.
     pub(super) costs: &'a [f32],
@@ -61,9 +62,8 @@ impl Kernel for Trial<'_> {
             let start = Lanes::load(isa, self.choices, self.at + lane);
             let mut best = start;
             let mut least = self.cost(isa, lane, start, &mut errors);
-            for (scale, shift) in self.tries {
-                let shifted = start.shifted(isa, self.grid, *shift);
-                let candidate = Lanes::new(isa, start.scale * isa.splat(*scale), shifted.zero);
+            for factor in TRIES {
+                let candidate = Lanes::new(isa, start.scale * isa.splat(factor), start.zero);
                 let cost = self.cost(isa, lane, candidate, &mut errors);
                 let better = cost.lt(least);
                 best = Lanes::select(better, candidate, best);

@@ -203,7 +203,7 @@ mod tests {
             "bits": 4, "group_size": 64, "desc_act": false, "sym": true, "lm_head": false,
             "method": "gptq", "quant_method": "gptq", "format": "gptq",
             "checkpoint_format": "gptq", "pack_dtype": "int32", "true_sequential": true,
-            "static_groups": false, "damp_percent": 0.05,
+            "static_groups": false, "damp_percent": wishes().damping(),
             "meta": {
                 "quantizer": ["llm-quantize:1.2.3"], "method": "gptq",
                 "calibration": {"dataset": "text.txt", "samples": 256, "length": 2048},

@@ -224,6 +224,7 @@ fn solver(grid: Grid, request: &PlanRequest) -> Result<Settings> {
         .is_some_and(|way| way.eq_ignore_ascii_case("range"))
     {
         settings.scales.steps = 0;
+        settings.scales.trials = false;
     }
     if let Some(damping) = request.option(DAMPING) {
         settings.damping = within(DAMPING, damping, 1e-6, 10.0)?;
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!((settings.group, settings.order), (576, Order::Static));
         assert_eq!((settings.damping, settings.refine.rounds), (0.01, 3));
         assert_eq!((settings.scales.steps, settings.grid.lowest_zero), (0, 0));
+        assert!(!settings.scales.trials);
     }
 
     #[test]

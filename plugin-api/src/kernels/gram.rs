@@ -3,12 +3,10 @@
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::parallel::{Parallel, hand_out};
-use super::product::{Before, cuts, multiply, tiles};
+use super::product::{Before, Tile, cuts, multiply, tiles};
 
-/// Columns of a tile, at most, up to [`LARGE`] columns and above. Tiles on the diagonal are
-/// computed whole, so smaller tiles do less work, and larger ones do it faster.
-const TILES: [usize; 2] = [128, 256];
-const LARGE: usize = 2048;
+/// Columns of a tile, at most. Packing costs less in larger tiles.
+const TILE: usize = 256;
 
 /// `G += XᵀX` on and above the diagonal, for a matrix of rows × columns; what is below the
 /// diagonal is undefined until [`mirror`].
@@ -17,15 +15,33 @@ const LARGE: usize = 2048;
 /// If the shapes do not fit.
 pub fn add_gram(parallel: &dyn Parallel, x: ArrayView2<'_, f32>, gram: ArrayViewMut2<'_, f32>) {
     assert_eq!(gram.dim(), (x.ncols(), x.ncols()), "sizes of a Gram matrix");
-    let cuts = cuts(x.ncols(), TILES[usize::from(x.ncols() > LARGE)]);
+    let cuts = cuts(x.ncols(), TILE);
     let mut tiles = tiles(gram, &cuts, &cuts);
     tiles.retain(|tile| tile.row <= tile.column);
+    let tiles: Vec<Tile<'_>> = tiles.into_iter().flat_map(above_diagonal).collect();
     hand_out(parallel, tiles, |_, tile| {
         let (rows, columns) = tile.view.dim();
         let left = x.slice(s![.., tile.row..tile.row + rows]);
         let right = x.slice(s![.., tile.column..tile.column + columns]);
         multiply(left.reversed_axes(), right, 1.0, Before::Add, tile.view);
     });
+}
+
+/// A tile on the diagonal without the quarter that lies below; any other as it is.
+fn above_diagonal(tile: Tile<'_>) -> Vec<Tile<'_>> {
+    let Tile { row, column, view } = tile;
+    let half = view.ncols() / 2;
+    if row != column || half == 0 {
+        return vec![Tile { row, column, view }];
+    }
+    let halves = [half, view.ncols() - half];
+    let mut quarters = tiles(view, &halves, &halves);
+    quarters.retain(|quarter| quarter.row <= quarter.column);
+    for quarter in &mut quarters {
+        quarter.row += row;
+        quarter.column += column;
+    }
+    quarters
 }
 
 /// Copies what is above the diagonal to below it.

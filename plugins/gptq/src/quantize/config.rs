@@ -173,6 +173,7 @@ mod tests {
         };
         Choice {
             sites: vec![SiteLayers {
+                norm: None,
                 block: Some(0),
                 layers: quantized
                     .iter()

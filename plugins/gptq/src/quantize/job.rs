@@ -7,7 +7,7 @@ use llm_quantize_plugin_api::{
 
 use super::layers::Layer;
 use super::options::Wishes;
-use super::{encode, verify};
+use super::{encode, smooth, verify};
 use crate::layout::packed::Packed;
 
 /// What a unit of the plan does.
@@ -19,10 +19,12 @@ pub enum Role {
 }
 
 /// The layers that a unit quantizes. Its inputs are their weights, in order; its outputs the
-/// `qweight`, `qzeros` and `scales` of each.
+/// `qweight`, `qzeros` and `scales` of each. The norm comes last in both.
 pub struct SiteWork {
     /// The layers; never empty.
     pub layers: Vec<Layer>,
+    /// Whether the unit has the norm that its inputs come from.
+    pub has_norm: bool,
 }
 
 /// The job.
@@ -102,6 +104,13 @@ impl Job for GptqJob {
         let place = |row: u64| {
             usize::try_from(row).map_err(|_| Error::internal(format!("there is no row {row}")))
         };
-        packed.decode(place(call.rows.start)?..place(call.rows.end)?, call.out)
+        packed.decode(place(call.rows.start)?..place(call.rows.end)?, call.out)?;
+        match (work.has_norm, call.vectors, call.outputs.last()) {
+            (false, ..) => Ok(()),
+            (true, [norm], Some(stored)) => {
+                smooth::unscale(call.out, layer.shape.inputs, norm, stored)
+            }
+            (true, ..) => Err(Error::internal("the norm is missing")),
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use llm_quantize_plugin_api::{Error, ModelDescription, Result, Site, TensorInfo};
+use llm_quantize_plugin_api::{Error, Fold, ModelDescription, Result, Site, TensorInfo};
 
-use super::options::{GROUP_SIZES, WHOLE_ROW, Wishes};
+use super::options::{GROUP_SIZES, Method, WHOLE_ROW, Wishes};
 use crate::layout::{Shape, module_of};
 
 /// A linear layer that is quantized.
@@ -25,6 +25,8 @@ pub struct SiteLayers {
     pub block: Option<u32>,
     /// The layers; never empty.
     pub layers: Vec<Layer>,
+    /// The weight of the norm that their inputs come from, if factors may be folded into it.
+    pub norm: Option<usize>,
 }
 
 /// A linear layer that stays as it is.
@@ -65,6 +67,7 @@ pub fn choose(model: &ModelDescription, wishes: &Wishes) -> Result<Choice> {
             None => choice.sites.push(SiteLayers {
                 block: site.block,
                 layers,
+                norm: norm_of(site, wishes),
             }),
             Some(reason) => choice.kept.extend(layers.into_iter().map(|layer| Kept {
                 tensor: layer.tensor,
@@ -83,6 +86,14 @@ pub fn choose(model: &ModelDescription, wishes: &Wishes) -> Result<Choice> {
         return Err(unfit(&choice, wishes));
     }
     Ok(choice)
+}
+
+/// The norm that factors of this site may be folded into.
+fn norm_of(site: &Site, wishes: &Wishes) -> Option<usize> {
+    match site.fold {
+        Fold::Norm { weight } if wishes.smooth && wishes.method == Method::Gptq => Some(weight),
+        _ => None,
+    }
 }
 
 fn layers_of(model: &ModelDescription, site: &Site, wishes: &Wishes) -> Result<Vec<Layer>> {

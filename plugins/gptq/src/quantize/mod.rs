@@ -12,6 +12,7 @@ pub mod layers;
 pub mod loaders;
 pub mod options;
 pub mod plan;
+mod smooth;
 mod verify;
 
 use llm_quantize_plugin_api::{

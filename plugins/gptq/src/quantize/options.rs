@@ -20,6 +20,7 @@ const ORDER: &str = "order";
 const DAMPING: &str = "damping";
 const SCALES: &str = "scales";
 const REFINE: &str = "refine";
+const SMOOTH: &str = "smooth";
 const UNFIT: &str = "unfit";
 const REQUANTIZE: &str = "allow-requantize";
 
@@ -51,6 +52,8 @@ pub struct Wishes {
     pub version: Version,
     /// How codes are chosen.
     pub method: Method,
+    /// Whether factors of channels may be folded into norms.
+    pub smooth: bool,
     /// Whether layers that do not fit stay as they are, instead of being an error.
     pub keep_unfit: bool,
     /// Quantize what is quantized already.
@@ -115,6 +118,12 @@ pub fn options() -> Vec<OptionInfo> {
             "rounds of improving scales and codes after the pass (0 to 100)",
         ),
         option(
+            SMOOTH,
+            OptionType::Bool,
+            "false",
+            "fold factors of channels into the norms (as AWQ does) where that makes errors smaller",
+        ),
+        option(
             UNFIT,
             choice(&["refuse", "keep"]),
             "refuse",
@@ -170,6 +179,7 @@ impl Wishes {
                 true => Method::RoundToNearest,
                 false => Method::Gptq,
             },
+            smooth: request.flag(SMOOTH),
             keep_unfit: is(UNFIT, "keep"),
             allow_requantize: request.flag(REQUANTIZE) || request.requantize,
             solver: solver(grid, request)?,
@@ -271,11 +281,14 @@ mod tests {
                 ("damping", "0.01"),
                 ("scales", "range"),
                 ("refine", "3"),
+                ("smooth", "true"),
                 ("unfit", "keep"),
             ],
         )
         .unwrap();
-        assert!(!wishes.symmetric && wishes.keep_unfit && !wishes.allow_requantize);
+        assert!(
+            !wishes.symmetric && wishes.keep_unfit && wishes.smooth && !wishes.allow_requantize
+        );
         assert_eq!(wishes.version, Version::V2);
         assert_eq!(wishes.method, Method::RoundToNearest);
         let settings = wishes.settings(576);
@@ -290,6 +303,7 @@ mod tests {
         let wishes = wishes(None, &[]).unwrap();
         assert_eq!((wishes.group_size, wishes.version), (128, Version::V1));
         assert!(wishes.symmetric && wishes.method == Method::Gptq && !wishes.keep_unfit);
+        assert!(!wishes.smooth);
         let settings = wishes.settings(256);
         assert_eq!((settings.group, settings.grid.lowest_zero), (128, 1));
         assert_eq!(settings.order, Order::GroupAware);

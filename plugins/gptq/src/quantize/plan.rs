@@ -1,6 +1,6 @@
 //! From a model to a plan: which tensors, where they lie, and the work.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use llm_quantize_plugin_api::hf_folder::{
     CONFIG, FolderBuilder, NewTensor, copy_unit, plain_dtype,
@@ -48,6 +48,8 @@ pub fn plan(
         wishes,
         builder,
         places: HashMap::new(),
+        folds: choice.sites.iter().filter_map(|site| site.norm).collect(),
+        norms: HashMap::new(),
         roles: Vec::new(),
     };
     for tensor in &tensors {
@@ -187,6 +189,10 @@ struct Planner<'a> {
     builder: FolderBuilder,
     /// Where the `qweight`, `qzeros` and `scales` of a weight lie.
     places: HashMap<usize, [Span; 3]>,
+    /// Norms that belong to a site's unit.
+    folds: HashSet<usize>,
+    /// Where those lie.
+    norms: HashMap<usize, Span>,
     roles: Vec<Role>,
 }
 
@@ -200,6 +206,9 @@ impl Planner<'_> {
                 self.places.insert(tensor.tensor, [qweight, qzeros, scales]);
                 let groups = layer.shape.trivial_groups();
                 self.builder.literal(g_idx.file, g_idx.offset, groups);
+            }
+            (None, &[span]) if self.folds.contains(&tensor.tensor) => {
+                self.norms.insert(tensor.tensor, span);
             }
             (None, &[span]) => {
                 let unit = copy_unit(self.model, tensor.tensor, span)?;
@@ -228,6 +237,7 @@ impl Planner<'_> {
             self.builder.plan_mut().units.push(unit);
             self.roles.push(Role::Site(SiteWork {
                 layers: site.layers.clone(),
+                has_norm: site.norm.is_some(),
             }));
         }
         Ok(())
@@ -246,6 +256,16 @@ impl Planner<'_> {
             unit.inputs.push(UnitInput::rows_of(layer.tensor));
             unit.outputs.extend(places);
             unit.scratch_bytes = unit.scratch_bytes.max(self.scratch(layer));
+        }
+        if let Some(norm) = site.norm {
+            let place = self.norms.get(&norm);
+            let place = place.ok_or_else(|| Error::internal("a norm without a place"))?;
+            unit.inputs.push(UnitInput::rows_of(norm));
+            unit.outputs.push(*place);
+            // The Gram matrix of the divided inputs.
+            let inputs = self.model.tensors[norm].cols();
+            let gram = inputs.saturating_mul(inputs).saturating_mul(4);
+            unit.scratch_bytes = unit.scratch_bytes.saturating_add(gram);
         }
         Ok(unit)
     }

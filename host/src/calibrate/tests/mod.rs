@@ -397,8 +397,8 @@ fn figures(outcome: &Outcome) -> (Vec<(String, Vec<u64>)>, u64) {
     (layers.collect(), sum)
 }
 
-/// Interrupts runs at every so many-th event and goes on; the bytes must be those of a whole run, and no unit
-/// is encoded twice.
+/// Interrupts runs at every so many-th event and goes on; the bytes must be those of a whole run,
+/// and no unit is encoded twice.
 fn check_interruptions(level: &'static str, step: usize) {
     let bench = Bench::new(level);
     let (outcome, seen) = bench.run(&Watcher::default());

@@ -289,6 +289,13 @@ fn changed() -> Copy {
     let other = "    pub kind: u64,\n    pub message: RString,";
     edits.push(("plugin-api/src/abi/raw.rs", replace(field, other)));
     // What fills and reads the field must still compile.
+    edits.push((
+        "plugin-api/src/abi/raw.rs",
+        replace(
+            "ErrorKind::Internal.code()",
+            "ErrorKind::Internal.code().into()",
+        ),
+    ));
     let wire = "plugin-api/src/abi/wire.rs";
     edits.push((
         wire,

@@ -61,6 +61,31 @@ impl Activations {
         Self::new(self.rows, cols, spill)
     }
 
+    /// The same place for rows of another length; the numbers are anything.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn reshaped(mut self, cols: usize) -> Result<Self> {
+        let count = self.rows.checked_mul(cols).ok_or_else(too_large)?;
+        match &mut self.store {
+            // What is longer than it must be stays so: growing again would cost zeros.
+            Store::Memory(values) if values.len() >= count => {}
+            Store::Memory(values) => {
+                values
+                    .try_reserve_exact(count - values.len())
+                    .map_err(|_| too_large())?;
+                values.resize(count, 0.0);
+            }
+            Store::Spilled(file, folder) => {
+                let bytes = (count as u64).checked_mul(4).ok_or_else(too_large)?;
+                file.set_len(bytes)
+                    .map_err(|error| Error::io("write a temporary file in", folder, error))?;
+            }
+        }
+        self.cols = cols;
+        Ok(self)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -140,6 +165,15 @@ mod tests {
         assert!(activations.read(3, &mut rows).is_err());
         assert!(activations.write(usize::MAX, &rows).is_err());
         assert_eq!(activations.rows(), 5);
+        for cols in [7, 2, 4] {
+            activations = activations.reshaped(cols).unwrap();
+            let rows: Vec<f32> = (0..5 * cols).map(|i| i as f32).collect();
+            activations.write(0, &rows).unwrap();
+            let mut last = vec![0.0; cols];
+            activations.read(4, &mut last).unwrap();
+            assert_eq!(last, rows[4 * cols..]);
+            assert!(activations.read(5, &mut last).is_err());
+        }
     }
 
     #[test]

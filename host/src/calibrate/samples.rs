@@ -26,6 +26,10 @@ pub struct Samples<'a> {
     residual: Activations,
     /// What that stage reads, if it is no norm of the residual stream.
     inputs: Option<Activations>,
+    /// Room that such inputs had before: new memory costs time.
+    spare: Option<Activations>,
+    /// What goes through the stages together, for the same reason.
+    batch: Batch,
     /// The block in which they are, or the number of blocks.
     block: usize,
     stage: usize,
@@ -62,6 +66,8 @@ impl<'a> Samples<'a> {
             context,
             residual: Activations::new(rows, graph.hidden, spill)?,
             inputs: None,
+            spare: None,
+            batch: Batch::new(windows.length),
             block: 0,
             stage: 0,
             told: 0,
@@ -124,7 +130,7 @@ impl<'a> Samples<'a> {
         let leaves = to >= stages.len();
         let mut next = match leaves || reads_norm(passage.graph, to) {
             true => None,
-            false => Some(self.residual.like(stages[to].inputs())?),
+            false => Some(self.room(stages[to].inputs())?),
         };
         self.pass(&passage, sums, |residual, first, batch| {
             if stages[passage.from..passage.to].iter().any(adds) {
@@ -135,12 +141,21 @@ impl<'a> Samples<'a> {
                 None => Ok(()),
             }
         })?;
-        self.inputs = next;
+        let left = std::mem::replace(&mut self.inputs, next);
+        self.spare = left.or(self.spare.take());
         match leaves {
             true => (self.block, self.stage, self.told) = (self.block + 1, 0, 0),
             false => self.stage = to,
         }
         Ok(())
+    }
+
+    /// Room for a number of so many columns for each token.
+    fn room(&mut self, cols: usize) -> Result<Activations> {
+        match self.spare.take() {
+            Some(spare) => spare.reshaped(cols),
+            None => self.residual.like(cols),
+        }
     }
 
     /// As [`go`](Self::go), but they come back.
@@ -203,7 +218,7 @@ impl<'a> Samples<'a> {
         let threads = self.context.threads;
         let step = self.calibration.batch_tokens();
         let block = self.block;
-        let mut batch = Batch::new(self.calibration.windows.length);
+        let mut batch = std::mem::take(&mut self.batch);
         let mut add = |stage, batch: &Batch| match sums.get_mut(&Site::Block { block, stage }) {
             Some(sums) => sums.add(&batch.input, threads),
             None => Ok(()),
@@ -223,6 +238,7 @@ impl<'a> Samples<'a> {
             keep(&mut self.residual, first, &batch)?;
             self.tell(passage, first + count);
         }
+        self.batch = batch;
         Ok(())
     }
 

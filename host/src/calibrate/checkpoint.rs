@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn filled(rows: usize, value: f32) -> Activations {
-        let mut activations = Activations::new(rows, 3, None).unwrap();
+        let mut activations = Activations::new(rows, 3, 700, None).unwrap();
         activations.write(0, &vec![value; rows * 3]).unwrap();
         activations
     }

@@ -64,7 +64,7 @@ impl<'a> Samples<'a> {
             forward: Forward::new(graph, windows.length, context.threads),
             calibration,
             context,
-            residual: Activations::new(rows, graph.hidden, spill)?,
+            residual: Activations::new(rows, graph.hidden, calibration.batch_tokens(), spill)?,
             inputs: None,
             spare: None,
             batch: Batch::new(windows.length),
@@ -132,12 +132,11 @@ impl<'a> Samples<'a> {
             true => None,
             false => Some(self.room(stages[to].inputs())?),
         };
-        self.pass(&passage, sums, |residual, first, batch| {
-            if stages[passage.from..passage.to].iter().any(adds) {
-                residual.write(first, &batch.residual)?;
-            }
+        let change = stages[passage.from..passage.to].iter().any(adds);
+        self.pass(&passage, sums, Self::take, |residual, first, batch| {
+            residual.put(first, &mut batch.residual, change)?;
             match &mut next {
-                Some(next) => next.write(first, &batch.input),
+                Some(next) => next.put(first, &mut batch.input, true),
                 None => Ok(()),
             }
         })?;
@@ -164,7 +163,7 @@ impl<'a> Samples<'a> {
     /// As that.
     pub fn look(&mut self, to: usize, weights: &dyn WeightSource, sums: &mut Sums) -> Result<()> {
         let passage = self.passage(to, weights)?;
-        self.pass(&passage, sums, |_, _, _| Ok(()))
+        self.pass(&passage, sums, Self::read, |_, _, _| Ok(()))
     }
 
     /// Adds what enters the output head, after the last block.
@@ -208,12 +207,14 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// Takes all samples through a passage, a batch at a time; `keep` gets each batch at its end.
+    /// Takes all samples through a passage, a batch at a time: `fetch` gets some tokens as they
+    /// stand here, `keep` gets each batch at its end.
     fn pass(
         &mut self,
         passage: &Passage<'_>,
         sums: &mut Sums,
-        mut keep: impl FnMut(&mut Activations, usize, &Batch) -> Result<()>,
+        fetch: impl Fn(&mut Self, usize, &mut Batch, usize) -> Result<()>,
+        mut keep: impl FnMut(&mut Activations, usize, &mut Batch) -> Result<()>,
     ) -> Result<()> {
         let threads = self.context.threads;
         let step = self.calibration.batch_tokens();
@@ -226,7 +227,14 @@ impl<'a> Samples<'a> {
         for first in (0..self.tokens()).step_by(step) {
             self.context.cancel.check()?;
             let count = step.min(self.tokens() - first);
-            self.read(passage, first, count, &mut batch)?;
+            batch
+                .residual
+                .resize(count * self.calibration.graph.hidden, 0.0);
+            let inputs = passage.graph.stages.get(passage.from).map(Stage::inputs);
+            fetch(self, first, &mut batch, count * inputs.unwrap_or(0))?;
+            if let Some(norm) = &passage.norm {
+                self.forward.norm_input(norm, &mut batch);
+            }
             for (stage, weights) in (passage.from..).zip(&passage.weights) {
                 add(stage, &batch)?;
                 let graph = &passage.graph.stages[stage];
@@ -235,33 +243,36 @@ impl<'a> Samples<'a> {
             if passage.to < passage.graph.stages.len() {
                 add(passage.to, &batch)?;
             }
-            keep(&mut self.residual, first, &batch)?;
+            keep(&mut self.residual, first, &mut batch)?;
             self.tell(passage, first + count);
         }
         self.batch = batch;
         Ok(())
     }
 
-    /// Some tokens as they enter the passage.
-    fn read(
-        &self,
-        passage: &Passage<'_>,
-        first: usize,
-        count: usize,
-        batch: &mut Batch,
-    ) -> Result<()> {
-        batch
-            .residual
-            .resize(count * self.calibration.graph.hidden, 0.0);
+    /// Some tokens as they stand here, with so many inputs if those are kept. They are not here
+    /// any more then.
+    fn take(&mut self, first: usize, batch: &mut Batch, inputs: usize) -> Result<()> {
+        self.residual.take(first, &mut batch.residual)?;
+        match &mut self.inputs {
+            Some(kept) => {
+                batch.resize_input(inputs);
+                kept.take(first, &mut batch.input)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// As [`take`](Self::take), but they stay.
+    fn read(&mut self, first: usize, batch: &mut Batch, inputs: usize) -> Result<()> {
         self.residual.read(first, &mut batch.residual)?;
-        if let Some(norm) = &passage.norm {
-            self.forward.norm_input(norm, batch);
+        match &self.inputs {
+            Some(kept) => {
+                batch.resize_input(inputs);
+                kept.read(first, &mut batch.input)
+            }
+            None => Ok(()),
         }
-        if let Some(inputs) = &self.inputs {
-            batch.resize_input(count * passage.graph.stages[passage.from].inputs());
-            inputs.read(first, &mut batch.input)?;
-        }
-        Ok(())
     }
 
     /// Tells progress how far the block is, if that is further than before.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::testing::{TestModel, build, views};
+use llm_quantize_plugin_api::testing::{TestModel, build, decode, views};
 use llm_quantize_plugin_api::{
     Converter, CpuLevel, DecodeCall, HostServices, Inputs, ModelView, Quantizer, Statistic,
 };
@@ -260,4 +260,58 @@ fn damage_does_not_verify() {
         file.bytes[at] ^= 1;
         assert!(job.verify(&views(&damaged)).is_err(), "{name}");
     }
+}
+
+/// The model as it comes out: norms as they are stored, and layers that lie behind them. What a
+/// job decodes is for the original's norms.
+#[test]
+fn smoothed_layers_flow_on_as_the_folder_computes_them() {
+    let mut model = TestModel::tiny_llama();
+    enough(&mut model, 200.0);
+    // A few inputs are ten times as large as the others: there factors help.
+    let gram = |place: usize| match (place % 257, place / 257 % 16) {
+        (0, 0) => 20_000.0,
+        (0, _) => 200.0,
+        _ => 0.0,
+    };
+    let gram: Vec<f32> = (0..256 * 256).map(gram).collect();
+    model.set_statistic(SITE, Statistic::Gram, 256, gram.clone());
+    let request = request("3bit", &[("smooth", "true")]);
+    let quantizer = GptqQuantizer::new(Host::new(Listener::default()));
+    let (job, files) = build(&quantizer, &model, &request, 100, 0).unwrap();
+    job.verify(&views(&files)).unwrap();
+    let views = views(&files);
+    let converter = GptqConverter::new(Host::new(Listener::default()));
+    let reader = converter.open(&views, ModelView::HuggingFace).unwrap();
+    let stored = |name: &str, count: usize| {
+        let mut numbers = vec![0.0; count];
+        let place = reader.model().tensor_index(name).unwrap();
+        let rows = (count / 256) as u64;
+        reader.decode(&views, place, 0..rows, &mut numbers).unwrap();
+        numbers
+    };
+    let norm = "model.layers.0.input_layernorm.weight";
+    let (new_norm, weight) = (stored(norm, 256), stored(SITE, 256 * 256));
+    let mut old_norm = vec![0.0; 256];
+    let place = model.model().tensor_index(norm).unwrap();
+    let view = model.view(place, None, false).unwrap();
+    view.row_to_f32(0, &mut old_norm).unwrap();
+    assert_ne!(new_norm, old_norm, "factors were folded");
+    let flowing = job.plan().flowing_layers(model.model());
+    let wanted = model.model().tensor_index(SITE).unwrap();
+    let layer = flowing.into_iter().find(|layer| layer.tensor == wanted);
+    let decoded = decode(&*job, &model, &files, layer.unwrap(), 0..256).unwrap();
+    for (place, (decoded, weight)) in decoded.iter().zip(&weight).enumerate() {
+        let exact = weight * new_norm[place % 256] / old_norm[place % 256];
+        assert!((decoded - exact).abs() <= 1e-6 * exact.abs(), "{place}");
+    }
+    // And it was worth it.
+    let errors = [&[][..], &[("smooth", "true")]].map(|options| {
+        let host = Host::new(Listener::default());
+        let report = encode_first(&model, host, options, (gram.clone(), 200.0)).unwrap();
+        let smoothing = figure(&report, "smoothing");
+        assert_eq!(smoothing.is_some(), !options.is_empty());
+        figure(&report, "relative_error").unwrap()
+    });
+    assert!(errors[1] < errors[0], "{errors:?}");
 }

@@ -21,10 +21,12 @@ const CLASSES: [(&str, ExitCode); 8] = [
 
 /// Error types of single subjects: where they are, their name, and as what the user
 /// sees them.
-const TYPES: [(&str, &str, ExitCode); 13] = [
+const TYPES: [(&str, &str, ExitCode); 15] = [
     ("host/src/plugins", "Refusal", ExitCode::PluginUnavailable),
     ("plugin-api", "LoadError", ExitCode::PluginUnavailable),
     ("plugin-api", "MetadataError", ExitCode::PluginUnavailable),
+    ("plugins/gptq", "FactorError", ExitCode::PluginFailed),
+    ("plugins/gptq", "SolveError", ExitCode::PluginFailed),
     ("plugins/gguf", "BlockError", ExitCode::Validation),
     ("plugins/gguf", "InvalidRow", ExitCode::Validation),
     ("plugins/gguf", "ImatrixError", ExitCode::ImportanceMatrix),

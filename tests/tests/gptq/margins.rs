@@ -20,26 +20,26 @@ const MARGINS: [Margin; 4] = [
     Margin {
         level: "4bit",
         options: &[],
-        rounding_loses: 0.01,
-        share_at_most: 0.8,
+        rounding_loses: 0.008,
+        share_at_most: 0.5,
     },
     Margin {
         level: "4bit",
         options: &["--set", "sym=false", "--group-size", "32"],
-        rounding_loses: 0.005,
+        rounding_loses: 0.003,
         share_at_most: 0.8,
     },
     Margin {
         level: "3bit",
         options: &[],
-        rounding_loses: 0.05,
-        share_at_most: 0.7,
+        rounding_loses: 0.02,
+        share_at_most: 0.5,
     },
     Margin {
         level: "2bit",
         options: &["--group-size", "64"],
-        rounding_loses: 0.5,
-        share_at_most: 0.6,
+        rounding_loses: 0.15,
+        share_at_most: 0.5,
     },
 ];
 

@@ -269,12 +269,12 @@ fn weight_error(weight: &Array2<f32>, solution: &Solution) -> f64 {
 }
 
 fn failed(layer: &Layer, error: &SolveError) -> Error {
-    let kind = match error {
-        SolveError::NotFinite { .. } => ErrorKind::CorruptInput,
-        SolveError::Cancelled => ErrorKind::Cancelled,
-        SolveError::Inputs { .. } | SolveError::Settings => ErrorKind::Internal,
-    };
-    Error::new(kind, format!("{}: {error}", layer.module))
+    let message = format!("{}: {error}", layer.module);
+    match error {
+        SolveError::NotFinite { .. } => Error::corrupt(message),
+        SolveError::Cancelled => Error::new(ErrorKind::Cancelled, message),
+        SolveError::Inputs { .. } | SolveError::Settings => Error::internal(message),
+    }
 }
 
 /// The numbers of a weight in single precision.

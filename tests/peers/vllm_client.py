@@ -16,7 +16,6 @@ import tempfile
 
 os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", CUDA_VISIBLE_DEVICES="",
                   VLLM_ENABLE_V1_MULTIPROCESSING="0", TOKENIZERS_PARALLELISM="false",
-                  VLLM_CPU_INT4_W4A8="0",  # else CPUs with AMX round activations to 8 bits: some percent of perplexity
                   TORCHDYNAMO_DISABLE="1")  # else the first request compiles C++ for twenty seconds
 
 KERNEL = re.compile(r"Using (\S+) for (AutoGPTQ\S*|\S*GPTQ\S*)")

@@ -131,7 +131,8 @@ impl Activations {
             Store::Spilled(..) => Ok(None),
             Store::Memory(parts) => {
                 let found = parts.get_mut(first / part);
-                let fits = |found: &&mut Vec<f32>| found.len() == count && first % part == 0;
+                let fits =
+                    |found: &&mut Vec<f32>| found.len() == count && first.is_multiple_of(part);
                 found.filter(fits).map(Some).ok_or(missing)
             }
         }

@@ -28,9 +28,11 @@ pub fn warnings(wishes: &Wishes) -> Vec<String> {
     if bits != 4 {
         warn(format!("ExLlamaV2 reads 4-bit GPTQ only, not {bits}-bit"));
     }
-    if wishes.version == Version::V2 {
+    if wishes.version == Version::V1 && !wishes.symmetric {
         warn(
-            "vLLM does not tell gptq_v2 from gptq; GPTQModel, transformers and ExLlamaV2 do".into(),
+            "GPTQModel and transformers refuse asymmetric folders in the format gptq that GPTQModel \
+             has not made; use gptq_v2"
+                .into(),
         );
     }
     lines
@@ -74,9 +76,10 @@ mod tests {
                 of("4bit", 128, &[("sym", "false")]),
                 vec!["vLLM 0.33 refuses asymmetric"],
             ),
+            (of("4bit", 128, &[("format", "gptq_v2")]), vec![]),
             (
-                of("4bit", 128, &[("format", "gptq_v2")]),
-                vec!["vLLM does not tell"],
+                of("4bit", 128, &[("sym", "false"), ("format", "gptq")]),
+                vec!["vLLM 0.33 refuses asymmetric", "GPTQModel and"],
             ),
         ] {
             assert_eq!(lines.len(), expected.len(), "{lines:?}");

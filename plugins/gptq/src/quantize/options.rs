@@ -84,7 +84,7 @@ pub fn options() -> Vec<OptionInfo> {
         option(
             FORMAT,
             choice(&Version::ALL.map(Version::name)),
-            Version::V1.name(),
+            "gptq; gptq_v2 with sym=false",
             "how zeros are stored; gptq_v2 is for GPTQModel, transformers and ExLlamaV2",
         ),
         option(
@@ -164,7 +164,7 @@ impl Wishes {
         };
         let symmetric = request.option(SYM) != Some("false");
         let version = request.option(FORMAT).and_then(Version::find);
-        let version = version.unwrap_or_default();
+        let version = version.unwrap_or(default_version(symmetric));
         let grid = Grid {
             bits: level.bits,
             symmetric,
@@ -205,6 +205,14 @@ impl Wishes {
     #[must_use]
     pub const fn damping(&self) -> f64 {
         self.solver.damping
+    }
+}
+
+/// What most programs load: of asymmetric folders in the older version GPTQModel takes its own only.
+const fn default_version(symmetric: bool) -> Version {
+    match symmetric {
+        true => Version::V1,
+        false => Version::V2,
     }
 }
 
@@ -307,6 +315,8 @@ mod tests {
         let settings = wishes.settings(256);
         assert_eq!((settings.group, settings.grid.lowest_zero), (128, 1));
         assert_eq!(settings.order, Order::GroupAware);
+        let asymmetric = self::wishes(None, &[("sym", "false")]).unwrap();
+        assert_eq!(asymmetric.version, Version::V2);
     }
 
     #[test]

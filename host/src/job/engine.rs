@@ -112,10 +112,7 @@ impl Engine<'_> {
             }
             self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
-                if let Some(journal) = self.journal {
-                    journal.flush();
-                }
-                statistics.finished(number)?;
+                statistics.finished(number, self.journal.map(Journal::flush))?;
             }
         }
         for (place, measures) in lock(&encoding.fresh).drain(..) {

@@ -106,7 +106,8 @@ impl Engine<'_> {
                     maps,
                     layers: &layers,
                 };
-                statistics.gather(number, &outputs)?;
+                self.threads
+                    .inside(|| statistics.gather(number, &outputs))?;
                 // What was decoded.
                 maps.iter().for_each(OutputMap::release);
             }

@@ -42,7 +42,7 @@ pub trait Calibrator: Sync {
 }
 
 /// A calibration run at work.
-pub trait Statistics: Sync {
+pub trait Statistics: Send + Sync {
     /// How much there is to run, in tokens; `None` if everything is known already.
     fn work(&self) -> Option<Work>;
 

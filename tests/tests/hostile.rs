@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use llm_quantize_fuzz::mutate::{self, Random};
 use llm_quantize_fuzz::tiny::{self, File, WIDTH};
-use llm_quantize_tests::{check_outcome, run_limited};
+use llm_quantize_tests::{check_outcome, run_limited, text};
 
 /// Changed inputs without the variable; most are given to four commands.
 const CASES: u64 = 200;
@@ -179,10 +179,6 @@ impl Case {
         }
         Ok(codes)
     }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 #[test]

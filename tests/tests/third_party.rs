@@ -5,11 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use llm_quantize_tests::{example, names, run, run_json, tiny_llama};
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
+use llm_quantize_tests::{example, names, run, run_json, text, tiny_llama};
 
 /// A folder that holds the example plugin alone.
 fn plugin_folder() -> tempfile::TempDir {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 mod gguf;
+mod gptq;
 mod small_files;
 mod weights;
 

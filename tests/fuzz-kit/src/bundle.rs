@@ -3,6 +3,8 @@
 //! A file begins with [`MARK`], its name and a line end; its content goes on to the next mark.
 //! An input without a mark in front is one file.
 
+use llm_quantize_plugin_api::FileView;
+
 /// Starts a file; no text in UTF-8 contains these bytes.
 pub const MARK: [u8; 3] = [0xFF, 0xFE, 0xFD];
 
@@ -30,6 +32,12 @@ pub fn split<'a>(data: &'a [u8], name: &str) -> Vec<(String, &'a [u8])> {
         }
     }
     files
+}
+
+/// Views of split files.
+pub fn views<'a>(files: &'a [(String, &[u8])]) -> Vec<FileView<'a>> {
+    let view = |(name, bytes): &'a (String, &[u8])| FileView { name, bytes };
+    files.iter().map(view).collect()
 }
 
 /// Joins files to an input.

@@ -9,7 +9,6 @@
 set -uo pipefail
 seconds=${1:-20}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-crates=("$root"/tests/fuzz "$root"/plugins/*/fuzz)
 cache=${LLM_QUANTIZE_FUZZ:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-fuzz}
 cargo_fuzz_version=0.13.2
 mkdir -p "$cache"
@@ -25,13 +24,23 @@ fi
 cargo=(cargo) sanitizer=none
 if cargo +nightly --version >/dev/null 2>&1; then cargo=(cargo +nightly) sanitizer=address; fi
 
+crates=() chosen=()
+for crate in "$root"/tests/fuzz "$root"/plugins/*/fuzz; do
+  for seeds in "$crate"/seeds/*; do
+    [[ " ${FUZZ_TARGETS:-${seeds##*/}} " == *" ${seeds##*/} "* ]] || continue
+    chosen+=("$seeds")
+    [[ " ${crates[*]} " == *" $crate "* ]] || crates+=("$crate")
+  done
+done
+[ ${#chosen[@]} -gt 0 ] || { echo "no target is named $FUZZ_TARGETS"; exit 1; }
+
 echo "building with ${cargo[*]}, sanitizer $sanitizer"
 for crate in "${crates[@]}"; do
   (cd "$root" && "${cargo[@]}" fuzz build --fuzz-dir "$crate" --features targets --sanitizer "$sanitizer") 2>&1 |
     grep -v '^ *\(Compiling\|Fresh\|Downloaded\)'
   [ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 done
-binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path '*/release/safetensors' -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")
+binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path "*/release/${chosen[0]##*/}" -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")
 
 export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32
 work=$(mktemp -d)
@@ -55,12 +64,5 @@ run_target() {
 export -f run_target
 export cache work seconds binaries
 
-chosen=()
-for seeds in "${crates[@]/%//seeds/}"; do
-  for target in "$seeds"*; do
-    [[ " ${FUZZ_TARGETS:-${target##*/}} " == *" ${target##*/} "* ]] && chosen+=("$target")
-  done
-done
-[ ${#chosen[@]} -gt 0 ] || { echo "no target is named $FUZZ_TARGETS"; exit 1; }
 # Two at a time; xargs fails if one of them does.
 printf '%s\n' "${chosen[@]}" | xargs -P 2 -I{} bash -c 'run_target {}'

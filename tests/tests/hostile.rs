@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -205,7 +205,7 @@ fn layers_whose_parts_do_not_fit() {
                 }
             },
             CORRUPT,
-            "attn_q",
+            "lacks 1 of its tensors",
         ),
         (
             "a row of codes less",

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 use std::fs;
-use std::path::Path;
 
 use llm_quantize_tests::{example, names, run, run_json, text, tiny_llama};
 

@@ -20,7 +20,9 @@ pub const TARGETS: [Target; 1] = [("gptq", folder)];
 /// A folder as a bundle of its files: both views, files, some rows, a plan to quantize it again,
 /// and whether it is what a job of this program wrote.
 pub fn folder(data: &[u8]) {
-    let files = bundle::split(data, SINGLE);
+    let Some(files) = bundle::folder(data, SINGLE) else {
+        return;
+    };
     let views = bundle::views(&files);
     let converter = GptqConverter::new(host());
     converter.detect(&views);

@@ -70,7 +70,7 @@ impl Folder {
                 places.insert(module.to_owned(), items.len());
                 let layer = StoredLayer::find(&weights, &quantization, module, tensor)?;
                 items.push(Item::Layer(Box::new(layer)));
-            } else if !is_part(&weights, name) {
+            } else if !is_part(&weights, name)? {
                 items.push(Item::Plain(tensor.clone()));
             }
         }
@@ -114,11 +114,29 @@ impl Folder {
 }
 
 /// Whether a tensor is a part of a quantized layer, other than its codes.
-fn is_part(weights: &Weights, name: &str) -> bool {
-    [QZEROS, SCALES, G_IDX].iter().any(|ending| {
-        let module = name.strip_suffix(ending);
-        module.is_some_and(|module| weights.find(&format!("{module}{QWEIGHT}")).is_some())
-    })
+///
+/// # Errors
+/// If it is one, but there are no codes.
+fn is_part(weights: &Weights, name: &str) -> Result<bool> {
+    for ending in [QZEROS, SCALES, G_IDX] {
+        let Some(module) = name.strip_suffix(ending) else {
+            continue;
+        };
+        if weights.find(&format!("{module}{QWEIGHT}")).is_some() {
+            return Ok(true);
+        }
+        // A tensor of this name alone may be one of the model's own.
+        if ending != SCALES {
+            return Err(lacks(module, QWEIGHT));
+        }
+    }
+    Ok(false)
+}
+
+fn lacks(module: &str, ending: &str) -> Error {
+    Error::corrupt(format!(
+        "the layer \"{module}\" has no tensor \"{module}{ending}\""
+    ))
 }
 
 impl StoredLayer {
@@ -130,13 +148,7 @@ impl StoredLayer {
         qweight: &StoredTensor,
     ) -> Result<Self> {
         let part = |ending: &str| weights.find(&format!("{module}{ending}")).cloned();
-        let required = |ending: &str| {
-            part(ending).ok_or_else(|| {
-                Error::corrupt(format!(
-                    "the layer \"{module}\" has no tensor \"{module}{ending}\""
-                ))
-            })
-        };
+        let required = |ending: &str| part(ending).ok_or_else(|| lacks(module, ending));
         if part(WEIGHT).is_some() {
             return Err(Error::corrupt(format!(
                 "the layer \"{module}\" has both \"{WEIGHT}\" and \"{QWEIGHT}\""

@@ -221,8 +221,10 @@ impl<S: Storage> Writer<S> {
             self.write(&batch)?;
         }
         if !self.off {
-            // Some may not wait any more.
-            batch.waiting.iter().for_each(|who| drop(who.send(())));
+            for waiting in batch.waiting {
+                // It may not wait any more.
+                let _ = waiting.send(());
+            }
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Quantizes the layers of a site.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use llm_quantize_plugin_api::kernels::try_hand_out;
 use llm_quantize_plugin_api::{
     EncodeCall, EncodeReport, Error, ErrorKind, Host, LogLevel, Measure, Result, StatisticView,
     TensorView,
@@ -177,7 +177,9 @@ impl Site<'_> {
         let mut least = self.error(layers, inputs, factor, None)?;
         let mut best = None;
         for power in POWERS {
-            let smoothing = Smoothing::new(norm, *gram, power)?;
+            let Some(smoothing) = Smoothing::new(norm, *gram, power)? else {
+                continue;
+            };
             let scaled = smoothing.scaled_gram(*gram);
             let factor = Factor::new(self.host, scaled.view(), *tokens, &self.settings);
             // What cannot be solved does not help.
@@ -257,12 +259,9 @@ impl Site<'_> {
 
 /// `|W - Ŵ|² / |W|²`.
 fn weight_error(weight: &Array2<f32>, solution: &Solution) -> f64 {
-    let group = weight.ncols() / solution.scales.ncols().max(1);
     let (mut error, mut all) = (0.0, 0.0);
-    for ((row, column), weight) in weight.indexed_iter() {
-        let place = [row, column / group.max(1)];
-        let steps = i16::from(solution.codes[[row, column]]) - i16::from(solution.zeros[place]);
-        error += f64::from(weight - solution.scales[place] * f32::from(steps)).powi(2);
+    for (weight, stored) in weight.iter().zip(&solution.dequantize()) {
+        error += f64::from(weight - stored).powi(2);
         all += f64::from(*weight).powi(2);
     }
     if all > 0.0 { error / all } else { 0.0 }
@@ -290,16 +289,12 @@ fn widen(host: &Host, layer: &Layer, input: &TensorView<'_>) -> Result<Array2<f3
     }
     let mut numbers = vec![0.0; rows * cols];
     let rows_each = (TASK / cols.max(1)).max(1);
-    let parts = numbers.chunks_mut((rows_each * cols).max(1));
-    let parts: Vec<Mutex<&mut [f32]>> = parts.map(Mutex::new).collect();
-    host.parallel_for(parts.len(), |part| {
-        let mut numbers = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
-        for (row, out) in numbers.chunks_exact_mut(cols).enumerate() {
-            input.row_to_f32(part * rows_each + row, out)?;
-        }
-        Ok(())
+    let parts = numbers.chunks_mut((rows_each * cols).max(1)).collect();
+    try_hand_out(host, parts, |part, numbers: &mut [f32]| {
+        let rows = part * rows_each..;
+        let mut rows = rows.zip(numbers.chunks_exact_mut(cols));
+        rows.try_for_each(|(row, out)| input.row_to_f32(row, out))
     })?;
-    drop(parts);
     let shaped = Array2::from_shape_vec((rows, cols), numbers);
     shaped.map_err(|error| Error::internal(error.to_string()))
 }

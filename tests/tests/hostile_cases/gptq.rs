@@ -322,6 +322,18 @@ fn layers_whose_parts_do_not_fit() {
             CORRUPT,
             "layers.7",
         ),
+        (
+            // Found before the work: nothing is left behind.
+            "a norm of integers",
+            |folder| {
+                edit_tensors(folder, |tensors| {
+                    let norm = tensors.iter_mut().find(|t| t.name == "model.norm.weight");
+                    norm.unwrap().reshape("I32", &[32]);
+                });
+            },
+            UNSUPPORTED,
+            "\\\"model.norm.weight\\\" is stored as I32",
+        ),
     ];
     check_folders(cases);
 }

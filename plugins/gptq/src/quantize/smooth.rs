@@ -58,7 +58,7 @@ impl Smoothing {
         let rounded = read(element, &stored)?;
         let factors = original.iter().zip(&rounded);
         let factors: Vec<f32> = factors
-            .map(|(norm, stored)| 1.0 / shrunk(*stored, *norm))
+            .map(|(norm, stored)| quotient(*norm, *stored))
             .collect();
         let usable = factors.iter().all(|f| f.is_finite() && *f != 0.0);
         Ok(usable.then_some(Self {
@@ -112,7 +112,7 @@ pub fn unscale(
     }
     let shrink = stored.iter().zip(&norm);
     let shrink: Vec<f32> = shrink
-        .map(|(stored, norm)| shrunk(*stored, *norm))
+        .map(|(stored, norm)| quotient(*stored, *norm))
         .collect();
     for row in rows.chunks_exact_mut(channels) {
         let weights = row.iter_mut().zip(&shrink);
@@ -121,10 +121,10 @@ pub fn unscale(
     Ok(())
 }
 
-/// What the stored norm is of the original. Where both are zero, the norm shuts a channel off:
-/// that one has no factor.
-fn shrunk(stored: f32, norm: f32) -> f32 {
-    if stored == norm { 1.0 } else { stored / norm }
+/// The quotient of two weights of a norm. Where both are zero, the norm shuts a channel off: that
+/// one has no factor.
+fn quotient(weight: f32, by: f32) -> f32 {
+    if weight == by { 1.0 } else { weight / by }
 }
 
 fn numbers(norm: &TensorView<'_>, channels: usize) -> Result<Vec<f32>> {

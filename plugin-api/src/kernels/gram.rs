@@ -3,6 +3,8 @@
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::parallel::{Parallel, hand_out};
+#[cfg(target_arch = "x86_64")]
+use super::product::tiled::Tiled;
 use super::product::{Before, Tile, cuts, multiply, tiles};
 
 /// Columns of a tile, at most. Packing costs less in larger tiles.
@@ -15,6 +17,10 @@ const TILE: usize = 256;
 /// If the shapes do not fit.
 pub fn add_gram(parallel: &dyn Parallel, x: ArrayView2<'_, f32>, gram: ArrayViewMut2<'_, f32>) {
     assert_eq!(gram.dim(), (x.ncols(), x.ncols()), "sizes of a Gram matrix");
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tiled) = Tiled::for_product(x.ncols(), x.ncols(), x.nrows()) {
+        return tiled.add_gram(parallel, x, gram);
+    }
     let cuts = cuts(x.ncols(), TILE);
     let mut tiles = tiles(gram, &cuts, &cuts);
     tiles.retain(|tile| tile.row <= tile.column);

@@ -5,6 +5,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use crate::kernels::float16::Bytes;
@@ -67,12 +68,33 @@ impl Amx {
         found.then_some(Self(()))
     }
 
+    /// Runs `work` with tiles for this thread.
+    ///
+    /// Nothing in `work` may hand anything to other threads that uses them.
+    pub fn with_tiles<T>(self, work: impl FnOnce(&mut Tiles) -> T) -> T {
+        // SAFETY: `self` proves that the instruction is there; it reads 64 bytes.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack));
+        }
+        let result = work(&mut Tiles(PhantomData));
+        // SAFETY: as above; nothing uses the tiles any more.
+        unsafe {
+            asm!("tilerelease", options(nostack));
+        }
+        result
+    }
+}
+
+/// The tiles of a thread.
+pub struct Tiles(PhantomData<*mut ()>);
+
+impl Tiles {
     /// Adds up the products of all rows of `a` with all columns of `b`, all but those of two low
     /// halves.
     ///
     /// # Panics
     /// If there are other steps in one than in the other.
-    pub fn multiply(self, a: Halves<'_>, b: Halves<'_>, sums: &mut Sums) {
+    pub fn multiply(&mut self, a: Halves<'_>, b: Halves<'_>, sums: &mut Sums) {
         let steps = a.high.len();
         assert!(
             [a.low.len(), b.high.len(), b.low.len()] == [steps; 3],
@@ -89,7 +111,6 @@ impl Amx {
         // and they are released before anything else runs.
         unsafe {
             asm!(
-                "ldtilecfg [{configuration}]",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
@@ -129,8 +150,6 @@ impl Amx {
                 "tilestored [{sums} + {row} + 64], tmm1",
                 "tilestored [{sums} + {row} + 2048], tmm2",
                 "tilestored [{sums} + {row} + 2112], tmm3",
-                "tilerelease",
-                configuration = in(reg) &CONFIGURATION,
                 a_low = inout(reg) a.low.as_ptr() => _,
                 a_high = inout(reg) a.high.as_ptr() => _,
                 b_low = inout(reg) b.low.as_ptr() => _,

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use ndarray::{ArrayView2, s};
+use ndarray::{ArrayView1, ArrayView2, Axis, s};
 
 use super::amx::{BLOCK, Halves, Panel, Row, SIDE, STEP};
 use crate::kernels::float16::Bytes;
@@ -146,15 +146,17 @@ impl Kernel for PackRows<'_> {
             panels: [high, low],
         } = self;
         let columns = step * STEP..((step + 1) * STEP).min(matrix.ncols());
+        let count = columns.len();
         let mut numbers = [0.0; STEP];
         for (tile, (high, low)) in high.iter_mut().zip(low).enumerate() {
             let first = block * BLOCK + tile * SIDE;
             for (row, (high, low)) in (first..).zip(high.iter_mut().zip(&mut *low)) {
                 numbers.fill(0.0);
                 if row < matrix.nrows() {
-                    let row = matrix.slice(s![row, columns.clone()]);
-                    for (number, value) in numbers.iter_mut().zip(row) {
-                        *number = *value;
+                    let row = matrix.index_axis(Axis(0), row);
+                    match row.to_slice() {
+                        Some(row) => numbers[..count].copy_from_slice(&row[columns.clone()]),
+                        None => copy(&row.slice(s![columns.clone()]), &mut numbers, 1),
                     }
                 }
                 split(isa, &numbers, [&mut high.0, &mut low.0]);
@@ -196,9 +198,14 @@ impl Kernel for PackColumns<'_> {
                 for odd in 0..2 {
                     let row = step * STEP + 2 * pair + odd;
                     if row < matrix.nrows() {
-                        let row = matrix.slice(s![row, columns.clone()]);
-                        for (number, value) in numbers.iter_mut().skip(odd).step_by(2).zip(row) {
-                            *number = *value;
+                        let row = matrix.index_axis(Axis(0), row);
+                        match row.to_slice() {
+                            Some(row) => {
+                                let row = &row[columns.clone()];
+                                let places = numbers[odd..].iter_mut().step_by(2);
+                                places.zip(row).for_each(|(place, x)| *place = *x);
+                            }
+                            None => copy(&row.slice(s![columns.clone()]), &mut numbers[odd..], 2),
                         }
                     }
                 }
@@ -210,6 +217,11 @@ impl Kernel for PackColumns<'_> {
             }
         }
     }
+}
+
+fn copy(row: &ArrayView1<'_, f32>, numbers: &mut [f32], step: usize) {
+    let places = numbers.iter_mut().step_by(step);
+    places.zip(row).for_each(|(place, x)| *place = *x);
 }
 
 /// The nearest bfloat16 numbers, and the nearest of what they lack.

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
-use super::amx::{Amx, BLOCK, Sums};
+use super::amx::{Amx, BLOCK, Sums, Tiles};
 use super::halves::{Packed, Side};
 use super::{Before, Tile, cuts, tiles};
 use crate::kernels::{Parallel, hand_out};
@@ -68,20 +68,26 @@ impl Tiled {
 
     /// A tile of a result.
     fn tile(self, left: &Packed, right: &Packed, before: Before, tile: &mut Tile<'_>) {
-        let mut sums = Sums([[0.0; BLOCK]; BLOCK]);
-        let (rows, columns) = tile.view.dim();
-        for from in (0..left.steps()).step_by(STEPS) {
-            let steps = from..(from + STEPS).min(left.steps());
-            let adds = before == Before::Add || from > 0;
-            for row in (0..rows).step_by(BLOCK) {
-                let a = left.block((tile.row + row) / BLOCK, steps.clone());
-                for column in (0..columns).step_by(BLOCK) {
-                    let b = right.block((tile.column + column) / BLOCK, steps.clone());
-                    self.0.multiply(a, b, &mut sums);
-                    let (bottom, end) = ((row + BLOCK).min(rows), (column + BLOCK).min(columns));
-                    let part = tile.view.slice_mut(s![row..bottom, column..end]);
-                    put(&sums, adds, part);
-                }
+        self.0
+            .with_tiles(|tiles| add_up(tiles, left, right, before, tile));
+    }
+}
+
+/// A tile of a result, on the tiles of this thread.
+fn add_up(tiles: &mut Tiles, left: &Packed, right: &Packed, before: Before, tile: &mut Tile<'_>) {
+    let mut sums = Sums([[0.0; BLOCK]; BLOCK]);
+    let (rows, columns) = tile.view.dim();
+    for from in (0..left.steps()).step_by(STEPS) {
+        let steps = from..(from + STEPS).min(left.steps());
+        let adds = before == Before::Add || from > 0;
+        for row in (0..rows).step_by(BLOCK) {
+            let a = left.block((tile.row + row) / BLOCK, steps.clone());
+            for column in (0..columns).step_by(BLOCK) {
+                let b = right.block((tile.column + column) / BLOCK, steps.clone());
+                tiles.multiply(a, b, &mut sums);
+                let (bottom, end) = ((row + BLOCK).min(rows), (column + BLOCK).min(columns));
+                let part = tile.view.slice_mut(s![row..bottom, column..end]);
+                put(&sums, adds, part);
             }
         }
     }
@@ -90,11 +96,19 @@ impl Tiled {
 /// Writes sums into a result, or adds them to it.
 fn put(sums: &Sums, adds: bool, mut part: ArrayViewMut2<'_, f32>) {
     for (mut row, sums) in part.outer_iter_mut().zip(&sums.0) {
-        let sums = row.iter_mut().zip(sums);
-        match adds {
-            true => sums.for_each(|(y, sum)| *y += sum),
-            false => sums.for_each(|(y, sum)| *y = *sum),
+        match row.as_slice_mut() {
+            Some(row) => put_row(row.iter_mut(), sums, adds),
+            None => put_row(row.iter_mut(), sums, adds),
         }
+    }
+}
+
+#[inline(always)]
+fn put_row<'y>(row: impl Iterator<Item = &'y mut f32>, sums: &[f32; BLOCK], adds: bool) {
+    let sums = row.zip(sums);
+    match adds {
+        true => sums.for_each(|(y, sum)| *y += sum),
+        false => sums.for_each(|(y, sum)| *y = *sum),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use llm_quantize_plugin_api::hf_folder::quantized::{Groups, Rows};
 use llm_quantize_plugin_api::kernels::{Parallel, bits, convert, float16};
 use llm_quantize_plugin_api::{ElementType, Error, Result};
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2};
 
 use super::{Shape, Version};
 use crate::solver::Solution;
@@ -94,24 +95,6 @@ pub struct Packed<'a> {
     pub g_idx: Option<&'a [u8]>,
 }
 
-/// Rows of a stored layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rows {
-    /// `rows × K`.
-    pub codes: Array2<u8>,
-    /// What they mean.
-    pub groups: Groups,
-}
-
-/// The groups of rows of a stored layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Groups {
-    /// `rows × G`.
-    pub scales: Array2<f32>,
-    /// `rows × G`; up to 256.
-    pub zeros: Array2<f32>,
-}
-
 impl Packed<'_> {
     /// The group of each input, if they do not simply follow each other.
     ///
@@ -173,10 +156,7 @@ impl Packed<'_> {
             )));
         }
         let count = rows.len();
-        let mut unpacked = Groups {
-            scales: Array2::zeros((count, groups)),
-            zeros: Array2::zeros((count, groups)),
-        };
+        let mut unpacked = Groups::zeros(count, groups);
         let short = || Error::internal("scales or zeros are fewer than the layer's groups");
         let zero_bytes = self.shape.zero_words() * 4;
         let size = self.scale_type.bytes();
@@ -225,33 +205,6 @@ impl Packed<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Rows {
-    fn decode_row(&self, row: usize, group: usize, out: &mut [f32]) {
-        let codes = self.codes.row(row);
-        for (number, out) in out.chunks_mut(group).enumerate() {
-            let (scale, zero) = self.groups.at(row, number);
-            let codes = codes.slice(s![number * group..number * group + out.len()]);
-            for (out, code) in out.iter_mut().zip(codes) {
-                *out = scale * (f32::from(*code) - zero);
-            }
-        }
-    }
-
-    fn decode_permuted_row(&self, row: usize, groups: &[u32], out: &mut [f32]) {
-        let codes = self.codes.row(row);
-        for ((out, code), group) in out.iter_mut().zip(codes).zip(groups) {
-            let (scale, zero) = self.groups.at(row, *group as usize);
-            *out = scale * (f32::from(*code) - zero);
-        }
-    }
-}
-
-impl Groups {
-    fn at(&self, row: usize, group: usize) -> (f32, f32) {
-        (self.scales[[row, group]], self.zeros[[row, group]])
     }
 }
 

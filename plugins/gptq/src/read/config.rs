@@ -1,6 +1,7 @@
 //! What a folder says about how it is quantized.
 
 use llm_quantize_plugin_api::hf_config::Config;
+use llm_quantize_plugin_api::hf_folder::quantized::{group_size, quantizer};
 use llm_quantize_plugin_api::hf_folder::{CONFIG, QUANTIZATION, read_json};
 use llm_quantize_plugin_api::{Error, FileView, Result};
 use serde_json::Value;
@@ -71,7 +72,7 @@ impl Quantization {
         })?;
         Ok(Self {
             bits,
-            group_size: group_size(section)?,
+            group_size: group_size(section, &["group_size"])?,
             version,
             symmetric: section.flag("sym")?,
             activation_order: section.flag("desc_act")?.unwrap_or(false),
@@ -101,31 +102,6 @@ fn section(files: &[FileView<'_>]) -> Result<Option<Value>> {
     };
     let alone = read_json(files, ALONE)?;
     Ok(alone.filter(|section| is_ours(section) || unnamed(section)))
-}
-
-fn group_size(section: &Config<'_>) -> Result<Option<usize>> {
-    let size = section.value("group_size").and_then(Value::as_i64);
-    match size {
-        Some(-1) => Ok(None),
-        Some(size @ 1..=0x7FFF_FFFF) => Ok(usize::try_from(size).ok()),
-        _ => Err(Error::corrupt(format!(
-            "{QUANTIZATION}: \"group_size\" is {}, expected a size, or -1 for a whole row",
-            section
-                .value("group_size")
-                .map_or_else(|| "missing".into(), Value::to_string)
-        ))),
-    }
-}
-
-fn quantizer(section: &Config<'_>) -> Option<String> {
-    let quantizer = section.value("meta").and_then(|meta| meta.get("quantizer"));
-    let name = quantizer.and_then(|quantizer| match quantizer {
-        Value::Array(names) => names.first().and_then(Value::as_str),
-        other => other.as_str(),
-    });
-    let provider = || section.value("provider").and_then(Value::as_str);
-    name.or_else(provider)
-        .map(|name| name.chars().take(80).collect())
 }
 
 fn unsupported(what: &str, known: &str) -> Error {

@@ -3,9 +3,11 @@
 use serde_json::Value;
 
 use crate::hf_config::Config;
-use crate::hf_folder::QUANTIZATION;
-use crate::interface::{Error, ModelDescription, PlanRequest, Result};
+use crate::hf_folder::{CONFIG, QUANTIZATION, read_json};
+use crate::interface::{Error, FileView, ModelDescription, PlanRequest, Result};
 
+/// Key of a section that names the method.
+const METHOD: &str = "quant_method";
 /// The longest name of a program that is shown.
 const MAX_NAME: usize = 80;
 
@@ -27,6 +29,64 @@ pub fn generator(request: &PlanRequest) -> String {
         Some((name, version)) => format!("{name}:{version}"),
         None => request.generator.clone(),
     }
+}
+
+/// The object that describes a folder's quantization by this method: `quantization_config` in
+/// `config.json`, or if that has none, one of the files that hold it alone (`alone`). Those may
+/// name no method; `is_ours` then tells.
+///
+/// # Errors
+/// If a file is no JSON object.
+pub fn section(
+    files: &[FileView<'_>],
+    method: &str,
+    alone: &[&str],
+    is_ours: impl Fn(&Value) -> bool,
+) -> Result<Option<Value>> {
+    let is_named = |section: &Value| {
+        let found = section.get(METHOD).and_then(Value::as_str);
+        found.is_some_and(|found| found.eq_ignore_ascii_case(method))
+    };
+    let config = read_json(files, CONFIG)?;
+    let section = config.and_then(|mut config| config.get_mut(QUANTIZATION).map(Value::take));
+    if let Some(section) = section.filter(|section| !section.is_null()) {
+        return Ok(Some(section).filter(is_named));
+    }
+    for name in alone {
+        let section = read_json(files, name)?;
+        let ours = |section: &Value| match section.get(METHOD) {
+            Some(_) => is_named(section),
+            None => is_ours(section),
+        };
+        if let Some(section) = section.filter(ours) {
+            return Ok(Some(section));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks that codes are packed into words of 32 bits, as far as a section says.
+///
+/// # Errors
+/// If they are in others.
+pub fn check_words(section: &Config<'_>, format: &str) -> Result<()> {
+    let packing = section.text("pack_dtype")?.unwrap_or("int32");
+    match packing.trim_start_matches("torch.") {
+        "int32" => Ok(()),
+        _ => Err(unsupported(
+            format,
+            &format!("words of type {packing}"),
+            "int32",
+        )),
+    }
+}
+
+/// An error about a folder that says of itself what is not read here.
+#[must_use]
+pub fn unsupported(format: &str, what: &str, known: &str) -> Error {
+    Error::unsupported(format!(
+        "this {format} folder has {what}; only {known} can be read"
+    ))
 }
 
 /// The program that made a folder, if it says so.

@@ -146,6 +146,22 @@ pub fn choose<S: LayerShape>(
     Ok(choice)
 }
 
+/// Refuses a folder of the format itself in its native view: its tensors are no weights.
+///
+/// # Errors
+/// If the model is one.
+pub fn refuse_own_folder(model: &ModelDescription, format: &str, name: &str) -> Result<()> {
+    let config = model.config.as_object();
+    let unconfigured = config.is_none_or(serde_json::Map::is_empty);
+    match model.format == format && unconfigured {
+        true => Err(
+            Error::unsupported(format!("the model is a folder of {name} already"))
+                .suggest("start from the original model"),
+        ),
+        false => Ok(()),
+    }
+}
+
 fn layers_of<S: LayerShape>(
     model: &ModelDescription,
     site: &Site,

@@ -20,11 +20,13 @@ mod reader;
 mod rows;
 mod verify;
 
-pub use config::{generator, group_size, quantizer, with_quantization};
+pub use config::{
+    check_words, generator, group_size, quantizer, section, unsupported, with_quantization,
+};
 pub use folder::{Item, LayeredFolder, StoredLayer};
 pub use layers::{
     Choice, Kept, Layer, LayerShape, Selection, SiteLayers, choose, groups_misfit, kind_of,
-    module_of,
+    module_of, refuse_own_folder,
 };
 pub use places::Places;
 pub use reader::FolderReader;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use llm_quantize_plugin_api::hf_folder::quantized::{Places, with_quantization};
+use llm_quantize_plugin_api::hf_folder::quantized::{Places, refuse_own_folder, with_quantization};
 use llm_quantize_plugin_api::hf_folder::{CONFIG, FolderBuilder};
 use llm_quantize_plugin_api::{
     CalibrationPlan, Error, Flow, Grain, Host, Inputs, ModelDescription, PlanRequest, Result,
@@ -14,9 +14,9 @@ use super::job::{GptqJob, Role, SiteWork};
 use super::layers::{Choice, Layer, SiteLayers, choose, norm_of};
 use super::loaders;
 use super::options::{Method, Wishes};
-use crate::FORMAT;
 use crate::levels::Level;
 use crate::solver::scratch_bytes;
+use crate::{FORMAT, NAME};
 
 /// Tensors of a layer that its unit writes: all but the last one, the groups of inputs.
 const PARTS: usize = 3;
@@ -67,14 +67,7 @@ pub fn plan(
 }
 
 fn check_source(model: &ModelDescription, wishes: &Wishes, request: &PlanRequest) -> Result<()> {
-    let unconfigured = model
-        .config
-        .as_object()
-        .is_none_or(serde_json::Map::is_empty);
-    if model.format == FORMAT && unconfigured {
-        return Err(Error::unsupported("the model is a GPTQ folder already")
-            .suggest("start from the original model"));
-    }
+    refuse_own_folder(model, FORMAT, NAME)?;
     if wishes.method == Method::Gptq && request.calibration.is_none() {
         return Err(
             Error::invalid_request("GPTQ needs a calibration text").suggest(

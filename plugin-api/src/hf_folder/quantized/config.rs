@@ -107,13 +107,13 @@ pub fn quantizer(section: &Config<'_>) -> Option<String> {
 /// # Errors
 /// If there is none, or it is no possible size.
 pub fn group_size(section: &Config<'_>, keys: &[&'static str]) -> Result<Option<usize>> {
+    let key = keys.first().copied().unwrap_or_default();
     let size = keys.iter().find_map(|key| section.value(key));
     match size.and_then(Value::as_i64) {
         Some(-1) => Ok(None),
         Some(size @ 1..=0x7FFF_FFFF) => Ok(usize::try_from(size).ok()),
         _ => Err(Error::corrupt(format!(
-            "{QUANTIZATION}: \"{}\" is {}, expected a size, or -1 for a whole row",
-            keys.first().copied().unwrap_or_default(),
+            "{QUANTIZATION}: \"{key}\" is {}, expected a size, or -1 for a whole row",
             size.map_or_else(|| "missing".into(), Value::to_string)
         ))),
     }

@@ -83,19 +83,21 @@ impl Groups {
     /// zero, zeros outside of a range.
     ///
     /// # Errors
-    /// The first of it, in words.
-    pub fn check(&self, [low, high]: [f32; 2]) -> std::result::Result<(), String> {
+    /// The first of it.
+    pub fn check(&self, [low, high]: [f32; 2]) -> Result<()> {
         let mut scales = self.scales.indexed_iter();
         let odd = |scale: f32| !scale.is_finite() || scale == 0.0;
         if let Some(((row, group), scale)) = scales.find(|(_, scale)| odd(**scale)) {
-            return Err(format!("the scale of row {row}, group {group} is {scale}"));
+            return Err(Error::verification(format!(
+                "the scale of row {row}, group {group} is {scale}"
+            )));
         }
         let mut zeros = self.zeros.indexed_iter();
         let outside = zeros.find(|(_, zero)| !(low..=high).contains(*zero));
         match outside {
-            Some(((row, group), zero)) => Err(format!(
+            Some(((row, group), zero)) => Err(Error::verification(format!(
                 "the zero of row {row}, group {group} is {zero}, outside of {low} to {high}"
-            )),
+            ))),
             None => Ok(()),
         }
     }
@@ -132,12 +134,12 @@ mod tests {
     fn groups_that_nobody_writes_are_found() {
         assert_eq!(rows().groups.check([0.0, 8.0]), Ok(()));
         let found = rows().groups.check([0.0, 7.0]).unwrap_err();
-        assert!(found.contains("row 1, group 1 is 8"), "{found}");
+        assert!(found.message.contains("row 1, group 1 is 8"), "{found}");
         for bad in [0.0, f32::INFINITY, f32::NAN] {
             let mut rows = rows();
             rows.groups.scales[[0, 1]] = bad;
             let found = rows.groups.check([0.0, 8.0]).unwrap_err();
-            assert!(found.contains("scale of row 0, group 1"), "{found}");
+            assert!(found.message.contains("scale of row 0, group 1"), "{found}");
         }
     }
 }

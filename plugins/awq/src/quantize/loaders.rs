@@ -4,11 +4,13 @@ use super::layers::{Choice, SiteLayers};
 
 /// On a CPU, vLLM's kernel takes inputs and outputs in multiples of this.
 const CPU_TILE: usize = 32;
+/// The groups of the kernel that GPTQModel takes on a CPU, which is PyTorch's own.
+const CPU_GROUPS: [usize; 4] = [32, 64, 128, 256];
 
 /// What a user should know before the work; each line begins with the name of a program.
 ///
-/// Every group size that can be chosen is fine for all of them: vLLM's and GPTQModel's kernels
-/// have 32, 64, 128 and -1, and pad layers on a GPU.
+/// On a GPU every group size that can be chosen is fine for all of them: vLLM's and GPTQModel's
+/// kernels have 32, 64, 128 and -1, and pad layers.
 #[must_use]
 pub fn warnings(choice: &Choice) -> Vec<String> {
     let mut lines = Vec::new();
@@ -16,6 +18,13 @@ pub fn warnings(choice: &Choice) -> Vec<String> {
         lines.push(format!(
             "vLLM 0.33 refuses this on a CPU: a layer of {outputs} outputs and {inputs} inputs is \
              there, and it takes multiples of {CPU_TILE} only; on a GPU it loads"
+        ));
+    }
+    let mut groups = choice.layers().map(|layer| layer.shape.group);
+    if let Some(group) = groups.find(|group| !CPU_GROUPS.contains(group)) {
+        lines.push(format!(
+            "GPTQModel 7.7, and transformers by it, refuses this on a CPU: a layer has groups of \
+             {group} inputs, and it takes 32, 64, 128 and 256; on a GPU it loads"
         ));
     }
     let full = choice.kept_names();
@@ -63,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_loads_everywhere_has_no_warnings() {
-        for group in [32, 64, 128, -1] {
+        for group in [32, 64, 128] {
             assert_eq!(of(group, "none", [0, 0]), [""; 0]);
         }
         // Together with q and v they fill tiles; all layers of a kind may stay.
@@ -73,22 +82,30 @@ mod tests {
 
     #[test]
     fn every_refusal_is_named() {
-        for (lines, start) in [
+        for (lines, starts) in [
             (
                 of(64, "k_proj", [104, 256]),
-                "vLLM 0.33 refuses this on a CPU",
+                &["vLLM 0.33 refuses this on a CPU: a layer of 488 outputs and 256"][..],
+            ),
+            (
+                of(-1, "none", [0, 0]),
+                &[
+                    "GPTQModel 7.7, and transformers by it, refuses this on a CPU: a layer has groups of 512",
+                ],
             ),
             (
                 of(-1, "down_proj", [256, 100]),
-                "vLLM 0.33 refuses this on a CPU",
+                &["vLLM 0.33 refuses this on a CPU", "GPTQModel 7.7"],
             ),
             (
                 of(64, "layers.1.mlp.down_proj", [256, 500]),
-                "AutoAWQ 0.2.9 refuses",
+                &["AutoAWQ 0.2.9 refuses"],
             ),
         ] {
-            assert_eq!(lines.len(), 1, "{lines:?}");
-            assert!(lines[0].starts_with(start), "{lines:?}");
+            assert_eq!(lines.len(), starts.len(), "{lines:?}");
+            for (line, start) in lines.iter().zip(starts) {
+                assert!(line.starts_with(start), "{line}");
+            }
         }
     }
 }

@@ -32,5 +32,5 @@ fn check(files: &[FileView<'_>], layer: &Layer, stored: &StoredLayer) -> Result<
     }
     let groups = stored.packed(files)?.groups(0..planned.outputs)?;
     let zeros = [0.0, f32::from(HIGHEST)];
-    groups.check(zeros).map_err(Error::verification)
+    groups.check(zeros)
 }

@@ -39,5 +39,5 @@ fn check(
         return Err(Error::verification("its groups are permuted"));
     }
     let groups = packed.groups(0..layer.shape.outputs)?;
-    groups.check(zeros).map_err(Error::verification)
+    groups.check(zeros)
 }

@@ -1,8 +1,13 @@
 //! Rows of a layer, unpacked.
 
+use std::ops::Range;
+
 use ndarray::{Array2, s};
 
 use crate::interface::{AffineGroups, Error, Result};
+
+/// Rows that are unpacked at once.
+const ROWS: usize = 64;
 
 /// Rows of a stored layer: a weight is `scale · (code - zero)` of its group.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +28,36 @@ pub struct Groups {
 }
 
 impl Rows {
+    /// Decodes rows of a layer of so many inputs, some at a time: `unpack` is given a range of
+    /// them, `decode` one of those it answered, by its place, and where its numbers go. `out`
+    /// holds exactly the rows.
+    ///
+    /// # Errors
+    /// If `out` has another length, and those of `unpack`.
+    pub fn decode(
+        rows: Range<usize>,
+        inputs: usize,
+        out: &mut [f32],
+        unpack: impl Fn(Range<usize>) -> Result<Self>,
+        decode: impl Fn(&Self, usize, &mut [f32]),
+    ) -> Result<()> {
+        let count = rows.end.saturating_sub(rows.start);
+        if count.checked_mul(inputs) != Some(out.len()) {
+            return Err(Error::internal(format!(
+                "{count} rows of {inputs} do not fit {} numbers",
+                out.len()
+            )));
+        }
+        let chunks = out.chunks_mut((ROWS * inputs).max(1));
+        for (first, out) in rows.clone().step_by(ROWS).zip(chunks) {
+            let part = unpack(first..(first + ROWS).min(rows.end))?;
+            for (row, out) in out.chunks_exact_mut(inputs.max(1)).enumerate() {
+                decode(&part, row, out);
+            }
+        }
+        Ok(())
+    }
+
     /// Decodes one of the rows, whose groups are so long and follow each other.
     pub fn decode_row(&self, row: usize, group: usize, out: &mut [f32]) {
         let codes = self.codes.row(row);

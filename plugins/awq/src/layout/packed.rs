@@ -10,9 +10,6 @@ use ndarray::Array2;
 
 use super::{PACK, Shape, StoredSizes, Version, gemm, gemv, gemv_fast};
 
-/// Rows that are unpacked at once.
-const ROWS: usize = 64;
-
 /// Writes a solution into the bytes of `qweight`, `qzeros` and `scales`, as `gemm` has them.
 ///
 /// # Errors
@@ -176,21 +173,10 @@ impl Packed<'_> {
     /// As [`rows`](Self::rows), and if `out` has another length.
     pub fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let Shape { inputs, group, .. } = self.shape;
-        let count = rows.end.saturating_sub(rows.start);
-        if count.checked_mul(inputs) != Some(out.len()) {
-            return Err(Error::internal(format!(
-                "{count} rows of {inputs} do not fit {} numbers",
-                out.len()
-            )));
-        }
-        let chunks = out.chunks_mut((ROWS * inputs).max(1));
-        for (first, out) in rows.clone().step_by(ROWS).zip(chunks) {
-            let part = self.rows(first..(first + ROWS).min(rows.end))?;
-            for (row, out) in out.chunks_exact_mut(inputs.max(1)).enumerate() {
-                part.decode_row(row, group, out);
-            }
-        }
-        Ok(())
+        let unpack = |rows| self.rows(rows);
+        Rows::decode(rows, inputs, out, unpack, |part, row, out| {
+            part.decode_row(row, group, out);
+        })
     }
 }
 

@@ -10,9 +10,6 @@ use ndarray::{Array2, ArrayView2};
 use super::{Shape, Version};
 use crate::solver::Solution;
 
-/// Rows that are unpacked at once.
-const ROWS: usize = 64;
-
 /// Writes a solution into the bytes of `qweight`, `qzeros` and `scales`.
 ///
 /// # Errors
@@ -185,26 +182,19 @@ impl Packed<'_> {
     /// As [`rows`](Self::rows) and [`permutation`](Self::permutation), and if `out` has another
     /// length.
     pub fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let inputs = self.shape.inputs;
-        let count = rows.end.saturating_sub(rows.start);
-        if count.checked_mul(inputs) != Some(out.len()) {
-            return Err(Error::internal(format!(
-                "{count} rows of {inputs} do not fit {} numbers",
-                out.len()
-            )));
-        }
+        let (inputs, group) = (self.shape.inputs, self.shape.group);
         let permutation = self.permutation()?;
-        let chunks = out.chunks_mut((ROWS * inputs).max(1));
-        for (first, out) in rows.clone().step_by(ROWS).zip(chunks) {
-            let part = self.rows(first..(first + ROWS).min(rows.end))?;
-            for (row, out) in out.chunks_exact_mut(inputs.max(1)).enumerate() {
-                match &permutation {
-                    None => part.decode_row(row, self.shape.group, out),
-                    Some(groups) => part.decode_permuted_row(row, groups, out),
-                }
-            }
-        }
-        Ok(())
+        let unpack = |rows| self.rows(rows);
+        Rows::decode(
+            rows,
+            inputs,
+            out,
+            unpack,
+            |part, row, out| match &permutation {
+                None => part.decode_row(row, group, out),
+                Some(groups) => part.decode_permuted_row(row, groups, out),
+            },
+        )
     }
 }
 

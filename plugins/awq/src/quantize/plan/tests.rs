@@ -74,33 +74,17 @@ fn the_configuration_has_what_loaders_read() {
     assert_eq!(quantization_config(&*job), expected);
 }
 
-/// The small model with an MLP that is 192 wide, which groups of 128 do not divide.
-fn narrow() -> TestModel {
-    let full = TestModel::tiny_llama();
-    let mut model = TestModel::default();
-    model.set_config(full.model().config.clone());
-    for (index, tensor) in full.model().tensors.iter().enumerate() {
-        let shape = tensor.shape.iter();
-        let shape: Vec<u64> = shape
-            .map(|dim| if *dim == 512 { 192 } else { *dim })
-            .collect();
-        let count: u64 = shape.iter().product();
-        let bytes = full.tensor_bytes(index)[..count as usize * 2].to_vec();
-        model.add_tensor(&tensor.name, "BF16", &shape, bytes);
-    }
-    model.set_sites(full.model().sites.clone());
-    model
-}
-
 #[test]
 fn layers_that_do_not_fit_are_refused_or_kept() {
+    // 128 does not divide 192.
+    let narrow = TestModel::narrow_llama(192);
     let of_128 = |options: &[(&str, &str)]| PlanRequest {
         group_size: Some(128),
         ..request(options)
     };
-    let error = job(&narrow(), &of_128(&[])).err().unwrap();
+    let error = job(&narrow, &of_128(&[])).err().unwrap();
     assert!(error.message.contains("mlp.down_proj"), "{error}");
-    let job = job(&narrow(), &of_128(&[("unfit", "keep")])).unwrap();
+    let job = job(&narrow, &of_128(&[("unfit", "keep")])).unwrap();
     let plan = job.plan();
     assert!(
         plan.warnings[0].starts_with("2 layers stay"),

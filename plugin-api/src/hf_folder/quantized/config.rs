@@ -1,7 +1,8 @@
 //! What a folder says about itself, as far as formats agree.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
+use super::{Choice, LayerShape, kind_of};
 use crate::hf_config::Config;
 use crate::hf_folder::{CONFIG, QUANTIZATION, read_json};
 use crate::interface::{Error, FileView, ModelDescription, PlanRequest, Result};
@@ -29,6 +30,40 @@ pub fn generator(request: &PlanRequest) -> String {
         Some((name, version)) => format!("{name}:{version}"),
         None => request.generator.clone(),
     }
+}
+
+/// The layers that stay, as GPTQModel reads it of all formats and vLLM of GPTQ (`dynamic`): patterns
+/// that match from a name's start.
+#[must_use]
+pub fn exceptions<S: LayerShape>(choice: &Choice<S>) -> Value {
+    let mixed = choice.mixed_kinds();
+    let mut rules = Map::new();
+    for kept in &choice.kept {
+        let kind = kind_of(&kept.module);
+        let numbered = kept
+            .module
+            .strip_suffix(kind)
+            .filter(|_| !mixed.contains(kind));
+        let numbers = numbered.and_then(|start| start.rsplit_once("layers."));
+        let pattern = match numbers {
+            Some((start, _)) => format!("{}layers\\.\\d+\\.{}", escaped(start), escaped(kind)),
+            None => escaped(&kept.module),
+        };
+        rules.insert(format!("-:^{pattern}$"), json!({}));
+    }
+    Value::Object(rules)
+}
+
+/// A pattern that matches this text only.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::new();
+    for letter in text.chars() {
+        if !letter.is_ascii_alphanumeric() && letter != '_' {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
 }
 
 /// The object that describes a folder's quantization by this method: `quantization_config` in
@@ -121,8 +156,10 @@ pub fn group_size(section: &Config<'_>, keys: &[&'static str]) -> Result<Option<
 
 #[cfg(test)]
 mod tests {
+    use super::super::layers::tests::selected;
     use super::*;
-    use serde_json::json;
+    use crate::interface::Inputs;
+    use crate::testing::TestModel;
 
     #[test]
     fn the_rest_of_the_configuration_stays() {
@@ -136,6 +173,19 @@ mod tests {
             config.to_string(),
             r#"{"rope_theta":100000.0,"a":[1],"quantization_config":{"bits":4}}"#
         );
+    }
+
+    #[test]
+    fn kinds_that_stay_everywhere_are_one_rule() {
+        let mut model = TestModel::narrow_llama(192).model().clone();
+        let choice = selected(&model, 128, true).unwrap();
+        let everywhere = json!({r"-:^model\.layers\.\d+\.mlp\.down_proj$": {}});
+        assert_eq!(exceptions(&choice), everywhere);
+        let first = model.tensor_index("model.layers.0.mlp.down_proj.weight");
+        model.tensors[first.unwrap()].shape[1] = 256;
+        let choice = selected(&model, 128, true).unwrap();
+        let one = json!({r"-:^model\.layers\.1\.mlp\.down_proj$": {}});
+        assert_eq!(exceptions(&choice), one);
     }
 
     #[test]

@@ -21,7 +21,8 @@ mod rows;
 mod verify;
 
 pub use config::{
-    check_words, generator, group_size, quantizer, section, unsupported, with_quantization,
+    check_words, exceptions, generator, group_size, quantizer, section, unsupported,
+    with_quantization,
 };
 pub use folder::{Item, LayeredFolder, StoredLayer};
 pub use layers::{

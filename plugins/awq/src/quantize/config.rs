@@ -1,7 +1,7 @@
 //! What the output says about itself: `quantization_config` in `config.json`.
 
 use llm_quantize_plugin_api::PlanRequest;
-use llm_quantize_plugin_api::hf_folder::quantized::generator;
+use llm_quantize_plugin_api::hf_folder::quantized::{exceptions, generator};
 use serde_json::{Value, json};
 
 use super::layers::Choice;
@@ -13,11 +13,13 @@ use crate::levels::BITS;
 /// The quantization, with the keys that loaders know.
 ///
 /// Layers that stay are named so that all loaders understand it: vLLM and AutoAWQ look for these
-/// texts anywhere in a layer's name, transformers at its end (or for whole names).
+/// texts anywhere in a layer's name, transformers at its end (or for whole names). GPTQModel reads
+/// `dynamic` instead.
 #[must_use]
 pub fn quantization(wishes: &Wishes, choice: &Choice, request: &PlanRequest) -> Value {
     let kept = choice.kept_names();
-    json!({
+    let rules = (!kept.is_empty()).then(|| exceptions(choice));
+    let mut fields = json!({
         "quant_method": FORMAT,
         "zero_point": true,
         "group_size": wishes.group_size,
@@ -28,5 +30,9 @@ pub fn quantization(wishes: &Wishes, choice: &Choice, request: &PlanRequest) -> 
             "quantizer": [generator(request)],
             "method": wishes.method.name(),
         },
-    })
+    });
+    if let (Some(fields), Some(rules)) = (fields.as_object_mut(), rules) {
+        fields.insert("dynamic".into(), rules);
+    }
+    fields
 }

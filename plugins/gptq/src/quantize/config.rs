@@ -2,8 +2,8 @@
 //! and the same in `quantize_config.json`, for those that look there.
 
 use llm_quantize_plugin_api::PlanRequest;
-use llm_quantize_plugin_api::hf_folder::quantized::{generator, kind_of};
-use serde_json::{Map, Value, json};
+use llm_quantize_plugin_api::hf_folder::quantized::{exceptions, generator};
+use serde_json::{Value, json};
 
 use super::layers::Choice;
 use super::options::{Method, Wishes};
@@ -59,38 +59,6 @@ fn meta(wishes: &Wishes, request: &PlanRequest) -> Value {
         });
     }
     meta
-}
-
-/// The layers that stay, as GPTQModel and vLLM read it: patterns that match from a name's start.
-fn exceptions(choice: &Choice) -> Value {
-    let mixed = choice.mixed_kinds();
-    let mut rules = Map::new();
-    for kept in &choice.kept {
-        let kind = kind_of(&kept.module);
-        let numbered = kept
-            .module
-            .strip_suffix(kind)
-            .filter(|_| !mixed.contains(kind));
-        let numbers = numbered.and_then(|start| start.rsplit_once("layers."));
-        let pattern = match numbers {
-            Some((start, _)) => format!("{}layers\\.\\d+\\.{}", escaped(start), escaped(kind)),
-            None => escaped(&kept.module),
-        };
-        rules.insert(format!("-:^{pattern}$"), json!({}));
-    }
-    Value::Object(rules)
-}
-
-/// A pattern that matches this text only.
-fn escaped(text: &str) -> String {
-    let mut pattern = String::new();
-    for letter in text.chars() {
-        if !letter.is_ascii_alphanumeric() && letter != '_' {
-            pattern.push('\\');
-        }
-        pattern.push(letter);
-    }
-    pattern
 }
 
 #[cfg(test)]

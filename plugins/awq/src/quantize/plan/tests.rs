@@ -98,8 +98,10 @@ fn layers_that_do_not_fit_are_refused_or_kept() {
         .unwrap();
     assert_eq!(kept.dtype, "BF16");
     assert!(kept.note.as_ref().unwrap().contains("192 inputs"));
-    let names = &quantization_config(&*job)["modules_to_not_convert"];
-    assert_eq!(names, &json!(["mlp.down_proj"]));
+    let config = quantization_config(&*job);
+    assert_eq!(config["modules_to_not_convert"], json!(["mlp.down_proj"]));
+    let rules = json!({r"-:^model\.layers\.\d+\.mlp\.down_proj$": {}});
+    assert_eq!(config["dynamic"], rules);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use llm_quantize_plugin_api::kernels::float16::{f16_to_f32, f32_to_f16};
 use llm_quantize_plugin_api::kernels::grouped::{Part, Solution};
 use llm_quantize_plugin_api::kernels::simd::{Isa, Kernel, Level, MAX_LANES, Vector};
 use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
-use ndarray::{ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::levels::HIGHEST;
 
@@ -30,26 +30,82 @@ pub fn round_to_nearest(
     weight: ArrayView2<'_, f32>,
     group: usize,
 ) -> Solution {
+    let whole = Array2::ones((weight.nrows(), weight.ncols() / group.max(1)));
+    round_clipped(parallel, weight, group, whole.view())
+}
+
+/// As [`round_to_nearest`], with grids that cover the parts `clips` (`N × G`) of the groups'
+/// ranges only; what lies outside goes to their ends.
+///
+/// # Panics
+/// If the group does not divide the columns, or there are clips for other groups.
+#[must_use]
+pub fn round_clipped(
+    parallel: &dyn Parallel,
+    weight: ArrayView2<'_, f32>,
+    group: usize,
+    clips: ArrayView2<'_, f32>,
+) -> Solution {
     let (rows, inputs) = weight.dim();
     assert!(group > 0 && inputs.is_multiple_of(group), "sizes of groups");
+    assert_eq!(clips.dim(), (rows, inputs / group), "a clip for each group");
     let level = Level::detect();
     let mut solution = Solution::zeros(rows, inputs, inputs / group);
     let parts = solution.parts(ROWS);
-    let parts = parts.zip(weight.axis_chunks_iter(Axis(0), ROWS));
-    hand_out(parallel, parts.collect(), |_, (part, weight)| {
+    let parts = parts
+        .zip(weight.axis_chunks_iter(Axis(0), ROWS))
+        .zip(clips.axis_chunks_iter(Axis(0), ROWS));
+    hand_out(parallel, parts.collect(), |_, ((part, weight), clips)| {
         level.dispatch(Nearest {
             weight,
             group,
+            clips,
             part,
         });
     });
     solution
 }
 
+/// Replaces numbers by what they are rounded to, in groups one after the other. The grids cover
+/// the part `clip` of the groups' ranges.
+pub fn round_in_place(level: Level, numbers: &mut [f32], group: usize, clip: f32) {
+    level.dispatch(InPlace {
+        numbers,
+        group,
+        clip,
+    });
+}
+
+/// Rounds groups one after the other.
+struct InPlace<'a> {
+    numbers: &'a mut [f32],
+    group: usize,
+    clip: f32,
+}
+
+impl Kernel for InPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        // Groups are padded with zeros, which are within every range.
+        let mut padded = vec![0.0; self.group.next_multiple_of(MAX_LANES)];
+        for numbers in self.numbers.chunks_exact_mut(self.group) {
+            padded[..self.group].copy_from_slice(numbers);
+            let grid = grid(isa, &padded, self.clip);
+            for numbers in padded.chunks_exact_mut(I::LANES) {
+                (steps(isa, numbers, grid) * isa.splat(grid[0])).store(numbers);
+            }
+            numbers.copy_from_slice(&padded[..self.group]);
+        }
+    }
+}
+
 /// Rounds some rows.
 struct Nearest<'a> {
     weight: ArrayView2<'a, f32>,
     group: usize,
+    clips: ArrayView2<'a, f32>,
     part: Part<'a>,
 }
 
@@ -61,6 +117,7 @@ impl Kernel for Nearest<'_> {
         let Self {
             weight,
             group,
+            clips,
             mut part,
         } = self;
         // Groups are padded with zeros, which are within every range.
@@ -72,7 +129,7 @@ impl Kernel for Nearest<'_> {
                 for (number, weight) in numbers.iter_mut().zip(weight) {
                     *number = *weight;
                 }
-                let [scale, zero] = grid(isa, &numbers);
+                let [scale, zero] = grid(isa, &numbers, clips[[row, index]]);
                 round(isa, &numbers, [scale, zero], &mut codes);
                 part.scales[[row, index]] = scale;
                 part.zeros[[row, index]] = zero as u8;
@@ -85,16 +142,16 @@ impl Kernel for Nearest<'_> {
     }
 }
 
-/// Scale and zero of a group.
+/// Scale and zero of a group, for a part of its range.
 #[inline(always)]
-fn grid<I: Isa>(isa: I, numbers: &[f32]) -> [f32; 2] {
+fn grid<I: Isa>(isa: I, numbers: &[f32], clip: f32) -> [f32; 2] {
     let (mut low, mut high) = (isa.splat(0.0), isa.splat(0.0));
     for numbers in numbers.chunks_exact(I::LANES) {
         let x = isa.load(numbers);
         low = x.smaller(low);
         high = x.larger(high);
     }
-    let (low, high) = (low.min_lane(), high.max_lane());
+    let (low, high) = (clip * low.min_lane(), clip * high.max_lane());
     let scale = (high - low).max(LEAST_RANGE) / f32::from(HIGHEST);
     let scale = f16_to_f32(f32_to_f16(scale.min(LARGEST_SCALE)));
     let zero = -(low / scale).round_ties_even();
@@ -103,16 +160,22 @@ fn grid<I: Isa>(isa: I, numbers: &[f32]) -> [f32; 2] {
 
 /// The codes of a group's numbers.
 #[inline(always)]
-fn round<I: Isa>(isa: I, numbers: &[f32], [scale, zero]: [f32; 2], codes: &mut [u8]) {
-    let (scale, zero) = (isa.splat(scale), isa.splat(zero));
-    let low = isa.splat(0.0) - zero;
-    let high = low + isa.splat(f32::from(HIGHEST));
+fn round<I: Isa>(isa: I, numbers: &[f32], grid: [f32; 2], codes: &mut [u8]) {
+    let zero = isa.splat(grid[1]);
     let numbers = numbers.chunks_exact(I::LANES);
     for (numbers, codes) in numbers.zip(codes.chunks_exact_mut(I::LANES)) {
-        // The bounds are whole, so it does not matter that they come before the rounding.
-        let steps = (isa.load(numbers) / scale).larger(low).smaller(high);
-        (steps.round() + zero).store_bytes(codes);
+        (steps(isa, numbers, grid) + zero).store_bytes(codes);
     }
+}
+
+/// Codes of numbers, less the zero.
+#[inline(always)]
+fn steps<I: Isa>(isa: I, numbers: &[f32], [scale, zero]: [f32; 2]) -> I::F32 {
+    let low = isa.splat(-zero);
+    let high = isa.splat(f32::from(HIGHEST) - zero);
+    // The bounds are whole, so it does not matter that they come before the rounding.
+    let steps = isa.load(numbers) / isa.splat(scale);
+    steps.larger(low).smaller(high).round()
 }
 
 #[cfg(test)]

@@ -2,14 +2,12 @@
 
 use llm_quantize_plugin_api::hf_folder::copy_rows;
 use llm_quantize_plugin_api::{
-    DecodeCall, ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result,
+    ElementType, EncodeCall, EncodeReport, Error, FileView, Host, Job, Plan, Result,
 };
 
-use super::layers::{Layer, SiteLayers};
+use super::layers::Layer;
 use super::options::Wishes;
 use super::{encode, verify};
-use crate::layout::Version;
-use crate::layout::packed::Packed;
 
 /// What a unit of the plan does.
 pub enum Role {
@@ -19,11 +17,60 @@ pub enum Role {
     Block(BlockWork),
 }
 
-/// The layers that a unit quantizes. Its inputs are their weights, in order; its outputs the
-/// `qweight`, `qzeros` and `scales` of each.
+/// The layers that a unit quantizes. Its inputs are their weights, in order, and vectors: norms and
+/// biases that factors are folded into. Its outputs are the `qweight`, `qzeros` and `scales` of
+/// each layer, and the vectors as they are stored.
 pub struct BlockWork {
     /// By what they read, in the order in which the model runs them; never empty.
-    pub sites: Vec<SiteLayers>,
+    pub sites: Vec<SiteWork>,
+    /// Number of vectors.
+    pub vectors: usize,
+}
+
+/// Layers that read the same.
+pub struct SiteWork {
+    /// The layers; never empty.
+    pub layers: Vec<Layer>,
+    /// What factors of their inputs are folded into, if there is such a thing.
+    pub target: Option<Target>,
+}
+
+/// What factors are folded into.
+pub enum Target {
+    /// The weight of a norm.
+    Norm {
+        /// Its place among the unit's vectors.
+        vector: usize,
+    },
+    /// The rows of a layer.
+    Rows {
+        /// Its place among the block's layers.
+        layer: usize,
+        /// The place of its bias among the unit's vectors, if it has one.
+        bias: Option<usize>,
+        /// Numbers of a head, and by how many heads of channels it is shared.
+        heads: Option<(usize, usize)>,
+    },
+}
+
+impl Target {
+    /// The vector that is divided.
+    pub fn vector(&self) -> Option<usize> {
+        match *self {
+            Self::Norm { vector } => Some(vector),
+            Self::Rows { bias, .. } => bias,
+        }
+    }
+
+    /// Numbers of a head, and how many heads of channels share it.
+    pub fn sharing(&self, channels: usize) -> (usize, usize) {
+        match *self {
+            Self::Rows {
+                heads: Some(heads), ..
+            } => heads,
+            Self::Rows { .. } | Self::Norm { .. } => (channels, 1),
+        }
+    }
 }
 
 impl BlockWork {
@@ -83,31 +130,5 @@ impl Job for AwqJob {
 
     fn verify(&self, files: &[FileView<'_>]) -> Result<()> {
         verify::verify(self, files)
-    }
-
-    fn decode(&self, call: DecodeCall<'_>) -> Result<()> {
-        let Role::Block(work) = self.role(call.unit)? else {
-            let unit = call.unit;
-            return Err(Error::internal(format!("unit {unit} has no layers")));
-        };
-        let outputs = call.outputs.chunks_exact(3).nth(call.input);
-        let (Some(layer), Some(&[qweight, qzeros, scales])) =
-            (work.layers().nth(call.input), outputs)
-        else {
-            let (unit, input) = (call.unit, call.input);
-            return Err(Error::internal(format!("unit {unit} has no layer {input}")));
-        };
-        let packed = Packed {
-            shape: layer.shape,
-            version: Version::Gemm,
-            qweight,
-            qzeros,
-            scales,
-            floats: ElementType::F16,
-        };
-        let place = |row: u64| {
-            usize::try_from(row).map_err(|_| Error::internal(format!("there is no row {row}")))
-        };
-        packed.decode(place(call.rows.start)?..place(call.rows.end)?, call.out)
     }
 }

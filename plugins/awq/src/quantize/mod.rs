@@ -7,6 +7,7 @@
 
 pub mod config;
 mod encode;
+mod fold;
 pub mod job;
 pub mod layers;
 pub mod loaders;
@@ -15,7 +16,7 @@ pub mod plan;
 mod verify;
 
 use llm_quantize_plugin_api::{
-    FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Result,
+    CalibrationUse, FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Result,
 };
 
 use crate::{FORMAT, levels};
@@ -53,6 +54,7 @@ fn description() -> FormatDescription {
         levels: vec![levels::info()],
         options: options::options(),
         group_sizes: GROUP_SIZES.to_vec(),
+        calibration: CalibrationUse::Always,
         ..FormatDescription::default()
     }
 }

@@ -2,35 +2,48 @@
 
 use llm_quantize_plugin_api::hf_folder::quantized::WHOLE_ROW;
 use llm_quantize_plugin_api::hf_folder::quantized::options::{
-    choice, group_size, keep_unfit, option, requantize_option, unfit_option,
+    choice, group_size, is, keep_unfit, option, requantize_option, unfit_option,
 };
 use llm_quantize_plugin_api::hf_folder::shard_size_option;
-use llm_quantize_plugin_api::{OptionInfo, PlanRequest, Result};
+use llm_quantize_plugin_api::{OptionInfo, OptionType, PlanRequest, Result};
 
 use crate::NAME;
+use crate::search::Effort;
 
 /// Group sizes: those that vLLM's and GPTQModel's kernels have.
 pub const GROUP_SIZES: [i64; 4] = [32, 64, 128, WHOLE_ROW];
 const DEFAULT_GROUP: i64 = 128;
 
 const METHOD: &str = "method";
+const DUO: &str = "duo";
+const CLIP: &str = "clip";
+const GRID: &str = "grid";
+const GRID_STEPS: u32 = 10;
+
+/// A switch that is on unless it is put off.
+fn unless_off(request: &PlanRequest, key: &str) -> bool {
+    !is(request, key, "false")
+}
 
 /// How codes are chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Method {
-    /// The nearest, without a calibration.
+    /// With factors and ranges found with the statistics of a calibration.
     #[default]
+    Awq,
+    /// The nearest, without a calibration.
     RoundToNearest,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::RoundToNearest];
+    pub const ALL: [Self; 2] = [Self::Awq, Self::RoundToNearest];
 
     /// The value of the option.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Awq => "awq",
             Self::RoundToNearest => "rtn",
         }
     }
@@ -52,6 +65,10 @@ pub struct Wishes {
     pub method: Method,
     /// Whether layers that do not fit stay as they are, instead of being an error.
     pub keep_unfit: bool,
+    /// Whether ranges of groups are searched.
+    pub clip: bool,
+    /// How thoroughly factors are searched.
+    pub effort: Effort,
 }
 
 /// The options, for `plugin info` and for checks.
@@ -62,6 +79,24 @@ pub fn options() -> Vec<OptionInfo> {
             choice(&Method::ALL.map(Method::name)),
             Method::default().name(),
             "rtn rounds to the nearest, without a calibration",
+        ),
+        option(
+            DUO,
+            OptionType::Bool,
+            "true",
+            "factors by the weights' magnitudes, too",
+        ),
+        option(
+            CLIP,
+            OptionType::Bool,
+            "true",
+            "search the range that each group's grid covers",
+        ),
+        option(
+            GRID,
+            OptionType::Integer,
+            &GRID_STEPS.to_string(),
+            "exponents that are tried for factors at first",
         ),
         unfit_option(),
         requantize_option(),
@@ -80,6 +115,14 @@ impl Wishes {
             group_size: group_size(request, NAME, &GROUP_SIZES, DEFAULT_GROUP)?,
             method: method.unwrap_or_default(),
             keep_unfit: keep_unfit(request),
+            clip: unless_off(request, CLIP),
+            effort: Effort {
+                grid: request
+                    .option(GRID)
+                    .and_then(|grid| grid.parse().ok())
+                    .unwrap_or(GRID_STEPS),
+                duo: unless_off(request, DUO),
+            },
         })
     }
 }

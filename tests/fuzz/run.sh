@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Fuzzes every reader for a short while: builds the targets with the address sanitizer (with the stable compiler and
+# Fuzzes every reader for a short while: those of this folder, and those of the plugins' own folders, as no program
+# can hold the root modules of two plugins. Builds the targets with the address sanitizer (with the stable compiler and
 # without it where no nightly one is installed) and runs each over a copy of its seeds. Writes nothing into the tree.
-# A finding stays in the cache folder; add it to tests/fuzz/seeds/<target>/ when it is fixed.
+# A finding stays in the cache folder; add it to the folder's seeds/<target>/ when it is fixed.
 #
 # Usage: run.sh [SECONDS]    for each target, default 20
 # Environment: LLM_QUANTIZE_FUZZ (cache folder: cargo-fuzz, build, findings), FUZZ_TARGETS (default: all)
 set -uo pipefail
 seconds=${1:-20}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=${LLM_QUANTIZE_FUZZ:-${XDG_CACHE_HOME:-$HOME/.cache}/llm-quantize-fuzz}
 cargo_fuzz_version=0.13.2
 mkdir -p "$cache"
@@ -22,21 +23,34 @@ if ! cargo fuzz --version 2>/dev/null | grep -qF "$cargo_fuzz_version"; then
 fi
 cargo=(cargo) sanitizer=none
 if cargo +nightly --version >/dev/null 2>&1; then cargo=(cargo +nightly) sanitizer=address; fi
-fuzz() { (cd "$here/../.." && "${cargo[@]}" fuzz "$@" --fuzz-dir "$here" --features targets --sanitizer "$sanitizer"); }
+
+crates=() chosen=()
+for crate in "$root"/tests/fuzz "$root"/plugins/*/fuzz; do
+  for seeds in "$crate"/seeds/*; do
+    [[ " ${FUZZ_TARGETS:-${seeds##*/}} " == *" ${seeds##*/} "* ]] || continue
+    chosen+=("$seeds")
+    [[ " ${crates[*]} " == *" $crate "* ]] || crates+=("$crate")
+  done
+done
+[ ${#chosen[@]} -gt 0 ] || { echo "no target is named $FUZZ_TARGETS"; exit 1; }
 
 echo "building with ${cargo[*]}, sanitizer $sanitizer"
-fuzz build 2>&1 | grep -v '^ *\(Compiling\|Fresh\|Downloaded\)'
-[ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
-binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path '*/release/safetensors' -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")
+for crate in "${crates[@]}"; do
+  (cd "$root" && "${cargo[@]}" fuzz build --fuzz-dir "$crate" --features targets --sanitizer "$sanitizer") 2>&1 |
+    grep -v '^ *\(Compiling\|Fresh\|Downloaded\)'
+  [ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
+done
+binaries=$(dirname "$(find "$CARGO_TARGET_DIR" -path "*/release/${chosen[0]##*/}" -type f -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)")
 
 export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 run_target() {
-  local target=$1 log=$work/$1.log findings=$cache/artifacts/$1 start=$SECONDS status=ok
+  local seeds=$1 target=${1##*/}
+  local log=$work/$target.log findings=$cache/artifacts/$target start=$SECONDS status=ok
   mkdir -p "$work/$target" "$findings"
-  cp "$here/seeds/$target"/* "$work/$target"
+  cp "$seeds"/* "$work/$target"
   "$binaries/$target" "$work/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=512 -malloc_limit_mb=256 \
     -max_len=16384 -print_final_stats=1 -artifact_prefix="$findings/" >"$log" 2>&1 || status=FAILED
   printf '%-16s %-7s %8s inputs  %s  %d s\n' "$target" "$status" \
@@ -48,7 +62,7 @@ run_target() {
   return 1
 }
 export -f run_target
-export here cache work seconds binaries
+export cache work seconds binaries
 
 # Two at a time; xargs fails if one of them does.
-printf '%s\n' ${FUZZ_TARGETS:-$(ls "$here/seeds")} | xargs -P 2 -I{} bash -c 'run_target {}'
+printf '%s\n' "${chosen[@]}" | xargs -P 2 -I{} bash -c 'run_target {}'

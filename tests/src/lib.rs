@@ -241,6 +241,22 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Where a calibration for an output of this name would go on: the block that the kept
+/// activations enter.
+pub fn checkpoint(folder: &Path, output: &str) -> Option<usize> {
+    let folder = folder.join(format!(".checkpoint/{output}.calibration"));
+    let names = folder.exists().then(|| names(&folder))?;
+    names.iter().find_map(|name| {
+        let number = name.strip_prefix("block-")?.strip_suffix(".activations")?;
+        number.parse().ok()
+    })
+}
+
 /// SHA-256 of a file, in hexadecimal.
 pub fn sha256(path: &Path) -> String {
     let bytes = std::fs::read(path).expect("a file");

@@ -57,6 +57,24 @@ impl Tensor {
         self.info["shape"][0] = Value::from(rows);
     }
 
+    /// Gives it another type and shape; numbers are dropped, or added as zeros.
+    pub fn reshape(&mut self, dtype: &str, shape: &[usize]) {
+        let element = match dtype {
+            "F16" | "BF16" => 2,
+            "F32" | "I32" => 4,
+            other => panic!("{other} is of no known size"),
+        };
+        self.bytes
+            .resize(shape.iter().product::<usize>() * element, 0);
+        self.info["dtype"] = Value::from(dtype);
+        self.info["shape"] = Value::from(shape);
+    }
+
+    /// Replaces its first bytes.
+    pub fn start_with(&mut self, bytes: &[u8]) {
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Replaces one number of a tensor in bfloat16, counted from its beginning.
     pub fn set_bf16(&mut self, index: usize, value: f32) {
         assert_eq!(self.info["dtype"], "BF16", "{}", self.name);

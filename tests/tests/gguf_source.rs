@@ -5,11 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use llm_quantize_tests::{names, quantize, run_json, sha256, tiny_llama};
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
+use llm_quantize_tests::{names, quantize, run_json, sha256, text, tiny_llama};
 
 #[test]
 fn quantizing_a_gguf_gives_the_same_file_as_quantizing_the_model() {

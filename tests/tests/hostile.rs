@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use llm_quantize_fuzz::mutate::{self, Random};
 use llm_quantize_fuzz::tiny::{self, File, WIDTH};
-use llm_quantize_tests::{check_outcome, run_limited};
+use llm_quantize_fuzz_kit::mutate::{self, Random};
+use llm_quantize_tests::{check_outcome, run_limited, text};
 
 /// Changed inputs without the variable; most are given to four commands.
 const CASES: u64 = 200;
@@ -35,9 +35,11 @@ enum Kind {
     GgufShard,
     Imatrix,
     LegacyImatrix,
+    Gptq,
+    GptqConfig,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::Weights,
     Kind::Shard,
     Kind::Index,
@@ -49,6 +51,8 @@ const KINDS: [Kind; 11] = [
     Kind::GgufShard,
     Kind::Imatrix,
     Kind::LegacyImatrix,
+    Kind::Gptq,
+    Kind::GptqConfig,
 ];
 
 impl Kind {
@@ -94,6 +98,8 @@ impl Kind {
             }
             Self::Imatrix => (with("imatrix", tiny::imatrix(WIDTH)), "imatrix", ""),
             Self::LegacyImatrix => (with("imatrix", tiny::legacy_imatrix(WIDTH)), "imatrix", ""),
+            Self::Gptq => (tiny::seed("gptq", "4bit"), "model.safetensors", ""),
+            Self::GptqConfig => (tiny::seed("gptq", "4bit"), "config.json", ""),
         }
     }
 
@@ -102,6 +108,7 @@ impl Kind {
             Self::Index | Self::Config | Self::Tokenizer | Self::TokenizerConfig => {
                 mutate::json(bytes, random)
             }
+            Self::Gptq | Self::GptqConfig => mutate::any(bytes, random),
             Self::SentencePiece | Self::Imatrix | Self::LegacyImatrix => {
                 mutate::bytes(bytes, random)
             }
@@ -179,10 +186,6 @@ impl Case {
         }
         Ok(codes)
     }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use llm_quantize_tests::safetensors::{Tensor, read_safetensors, write_safetensors};
-use llm_quantize_tests::{copy_folder, edit_json, fixture, quantize, run, run_json, tiny_llama};
+use llm_quantize_tests::{
+    copy_folder, edit_json, fixture, quantize, run, run_json, text, tiny_llama,
+};
 use serde_json::Value;
 
 /// Tokens of a window, and the perplexity of `tiny-llama` by transformers (5.23, float32) on
@@ -18,10 +20,6 @@ const REFERENCE: [(&str, f64, f64); 2] = [
 
 /// Window, position and log-probability by transformers, in windows of 256 tokens.
 const TOKENS: [(u64, u64, f64); 2] = [(0, 1, -5.903_212_1), (1, 10, -1.645_224_1)];
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
 
 /// The rows about models on the held-out text.
 #[track_caller]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use llm_quantize_tests::safetensors::{read_safetensors, write_safetensors};
 use llm_quantize_tests::{
-    copy_folder, edit_json, names, quantize, run, run_json, sha256, tiny_llama,
+    copy_folder, edit_json, names, quantize, run, run_json, sha256, text, tiny_llama,
 };
 use serde_json::json;
 
@@ -39,10 +39,6 @@ const LEVELS: [&str; 22] = [
 
 fn quantize_args<'a>(model: &'a str, level: &'a str, folder: &'a str) -> Vec<&'a str> {
     vec!["quantize", model, "gguf", "-q", level, "-o", folder]
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 /// A copy of the built-in model that a test may spoil.

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use llm_quantize_tests::{
-    Run, copy_folder, deep_llama, edit_json, names, program, quantize, run_json, sha256,
+    Run, copy_folder, deep_llama, edit_json, names, program, quantize, run_json, sha256, text,
 };
 use serde_json::Value;
 
@@ -18,10 +18,6 @@ const LEVEL: &str = "Q2_K";
 const OUTPUT: &str = "m.gguf";
 const KILLS: usize = 10;
 const LAYERS: usize = 16;
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
 
 /// The model of every run here: small, but not done at once.
 fn deep() -> &'static Path {

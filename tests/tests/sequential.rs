@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llm_quantize_tests::{
-    Run, deep_llama, example, fixture, names, program, run_json, sha256, tiny_llama,
+    Run, deep_llama, example, fixture, names, program, run_json, sha256, text, tiny_llama,
 };
 use serde_json::Value;
 
@@ -24,10 +24,6 @@ const NAMES: [&str; 7] = [
     "mlp.up_proj",
     "mlp.down_proj",
 ];
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
 
 /// A folder that holds the plugin alone.
 fn plugins() -> tempfile::TempDir {

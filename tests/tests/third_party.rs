@@ -3,13 +3,8 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 use std::fs;
-use std::path::Path;
 
-use llm_quantize_tests::{example, names, run, run_json, tiny_llama};
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
+use llm_quantize_tests::{example, names, run, run_json, text, tiny_llama};
 
 /// A folder that holds the example plugin alone.
 fn plugin_folder() -> tempfile::TempDir {

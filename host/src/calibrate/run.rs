@@ -12,7 +12,7 @@ use super::{Calibration, Wants};
 use crate::error::{Error, ExitCode, Result};
 use crate::forward::WeightSource;
 use crate::graph::Site;
-use crate::job::{Context, Decoder, Statistics, Work, WorkUnit};
+use crate::job::{Context, Decoder, Durable, Statistics, Work, WorkUnit};
 
 /// A run at work.
 pub struct Run<'a> {
@@ -22,6 +22,8 @@ pub struct Run<'a> {
     waves: Vec<usize>,
     samples: Samples<'a>,
     checkpoint: Option<Checkpoint>,
+    /// Of what was encoded last.
+    durable: Option<Durable>,
     /// The block whose activations are in the checkpoint.
     saved: usize,
     cache: Option<Cache>,
@@ -63,23 +65,25 @@ impl<'a> Run<'a> {
             saved: samples.block(),
             samples,
             checkpoint,
+            durable: None,
             cache,
             gathered: WaveStatistics::new(),
         })
     }
 
-    /// Takes the samples to the block of a wave, and keeps there what a later run can go on from:
-    /// everything before is durable.
+    /// Takes the samples to the block of a wave, and keeps there what a later run can go on from,
+    /// once everything before is durable.
     fn enter(&mut self, block: usize, weights: &dyn WeightSource) -> Result<()> {
         let graph = &self.calibration.graph;
         while self.samples.block() < block {
             let end = graph.blocks[self.samples.block()].stages.len();
             self.go_to(end, weights, &mut Sums::new())?;
         }
-        match &self.checkpoint {
+        match &mut self.checkpoint {
             Some(checkpoint) if block > self.saved => {
                 self.saved = block;
-                checkpoint.save(block, self.samples.entering(), graph.hidden)
+                let durable = self.durable.take();
+                checkpoint.save(block, self.samples.entering(), graph.hidden, durable)
             }
             _ => Ok(()),
         }
@@ -220,14 +224,15 @@ impl Statistics for Run<'_> {
         })
     }
 
-    fn finished(&mut self, wave: usize) -> Result<()> {
+    fn finished(&mut self, wave: usize, durable: Option<Durable>) -> Result<()> {
         self.gathered = WaveStatistics::new();
-        if let Some(checkpoint) = &self.checkpoint
-            && self.waves.last() == Some(&wave)
-        {
-            checkpoint.clear();
+        self.durable = durable;
+        match &mut self.checkpoint {
+            Some(checkpoint) if self.waves.last() == Some(&wave) => {
+                checkpoint.clear(self.durable.take())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -62,12 +62,15 @@ pub fn prepare<'a>(
     Calibration::prepare(source, order, scratch).map(Some)
 }
 
-/// Tells what the user should know about a calibration before it runs.
-pub fn announce(context: &Context, calibration: &Calibration<'_>, plan: &Plan, level: &str) {
-    let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
-    if !asks {
-        let warning = format!("{level} takes no statistics: the calibration text is not used");
-        context.ui.warn(&warning);
+/// Tells what the user should know about a calibration before it runs, be it `asked` for or not.
+pub fn announce(context: &Context, calibration: &Calibration<'_>, plan: &Plan, asked: bool) {
+    let used = plan.units.iter().any(|unit| !unit.statistics.is_empty());
+    if !used {
+        if asked {
+            let level = &plan.level;
+            let warning = format!("{level} takes no statistics: the calibration text is not used");
+            context.ui.warn(&warning);
+        }
         return;
     }
     if let Some(warning) = calibration.warning() {

@@ -86,7 +86,7 @@ pub fn produce(
     let prepared = prepare(source, target, order, text.as_ref(), &job_context)?;
     let plan = prepared.job.plan();
     if let Some(text) = &text {
-        calibration::announce(context, text, plan, &plan.level);
+        calibration::announce(context, text, plan, order.calibration.is_some());
     }
     for warning in &plan.warnings {
         ui.warn(warning);

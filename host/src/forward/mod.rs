@@ -11,12 +11,11 @@ mod spent;
 mod weights;
 
 use llm_quantize_plugin_api::kernels::product::{self, Before};
-use llm_quantize_plugin_api::kernels::{Parallel, activation, hand_out, norm};
+use llm_quantize_plugin_api::kernels::{Parallel, activation, hand_out, norm, try_hand_out};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use batch::{Batch, scratch_bytes};
 pub use spent::Spent;
-pub(crate) use weights::try_hand_out;
 pub use weights::{BlockWeights, StageWeights, WeightSource, load_vector};
 
 use crate::error::{Error, Result};
@@ -62,7 +61,7 @@ impl<'a> Forward<'a> {
         let hidden = self.graph.hidden;
         assert_eq!(out.len(), tokens.len() * hidden);
         let work = tokens.chunks(ROWS).zip(out.chunks_mut(ROWS * hidden));
-        weights::try_hand_out(self.threads, work.collect(), |(tokens, out)| {
+        try_hand_out(self.threads, work.collect(), |_, (tokens, out)| {
             for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(hidden)) {
                 if token as usize >= self.graph.vocabulary {
                     return Err(Error::validation(format!(

@@ -1,9 +1,8 @@
 //! A block's weights in single precision.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
-use llm_quantize_plugin_api::kernels::hand_out;
+use llm_quantize_plugin_api::kernels::try_hand_out;
 use llm_quantize_plugin_api::{Inputs as _, TensorInfo};
 
 use crate::error::{Error, Result};
@@ -162,7 +161,7 @@ impl StageWeights {
             }
         }
         let inputs = self.inputs;
-        try_hand_out(threads, pieces, |(tensor, from, piece)| {
+        try_hand_out(threads, pieces, |_, (tensor, from, piece)| {
             let to = from + piece.len() / inputs;
             source.decode_rows(tensor, from as u64..to as u64, piece)
         })
@@ -221,25 +220,4 @@ fn mismatch(name: &str, what: &str) -> Error {
     Error::validation(format!(
         "the {what} of \"{name}\" does not have the shape that the model's configuration says"
     ))
-}
-
-/// [`hand_out`] of tasks that may fail; what is returned is the first error by number among
-/// those that were met.
-pub(crate) fn try_hand_out<T: Send>(
-    threads: &Threads,
-    items: Vec<T>,
-    task: impl Fn(T) -> Result<()> + Sync,
-) -> Result<()> {
-    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    let slot = || first.lock().unwrap_or_else(PoisonError::into_inner);
-    hand_out(threads, items, |index, item| {
-        if let Err(error) = task(item) {
-            let mut first = slot();
-            if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-                *first = Some((index, error));
-            }
-        }
-    });
-    let error = slot().take();
-    error.map_or(Ok(()), |(_, error)| Err(error))
 }

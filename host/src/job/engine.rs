@@ -106,16 +106,14 @@ impl Engine<'_> {
                     maps,
                     layers: &layers,
                 };
-                statistics.gather(number, &outputs)?;
+                self.threads
+                    .inside(|| statistics.gather(number, &outputs))?;
                 // What was decoded.
                 maps.iter().for_each(OutputMap::release);
             }
             self.encode_all(&wave.places, maps, &encoding, statistics.as_deref())?;
             if let (Some(number), Some(statistics)) = (wave.number, &mut statistics) {
-                if let Some(journal) = self.journal {
-                    journal.flush();
-                }
-                statistics.finished(number)?;
+                statistics.finished(number, self.journal.map(Journal::flush))?;
             }
         }
         for (place, measures) in lock(&encoding.fresh).drain(..) {

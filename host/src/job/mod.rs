@@ -29,7 +29,7 @@ use std::time::Duration;
 
 pub use decoder::Decoder;
 pub(crate) use journal::FileMark;
-pub use journal::{Checkpoints, PluginId};
+pub use journal::{Checkpoints, Durable, PluginId};
 pub use measured::{LayerReport, Measured, Measures};
 pub use prepare::{Prepared, Ready, prepare};
 pub use progress::{JobProgress, Work, WorkUnit};

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use llm_quantize_plugin_api::{Plan, StatisticRequest, StatisticView, Unit};
 
-use super::{Context, Decoder, Work};
+use super::{Context, Decoder, Durable, Work};
 use crate::error::Result;
 
 /// Someone who can run the model on text and gather statistics.
@@ -42,7 +42,7 @@ pub trait Calibrator: Sync {
 }
 
 /// A calibration run at work.
-pub trait Statistics: Sync {
+pub trait Statistics: Send + Sync {
     /// How much there is to run, in tokens; `None` if everything is known already.
     fn work(&self) -> Option<Work>;
 
@@ -60,12 +60,12 @@ pub trait Statistics: Sync {
     /// If it is not part of that wave.
     fn view(&self, request: &StatisticRequest) -> Result<StatisticView<'_>>;
 
-    /// The wave's units are encoded, and what was encoded is on the disk: a later run will not
-    /// ask for this wave again.
+    /// The wave's units are encoded. Once what was encoded is `durable`, a later run will not ask
+    /// for this wave again; without it there is no later run that goes on.
     ///
     /// # Errors
     /// If the checkpoint cannot be written.
-    fn finished(&mut self, wave: usize) -> Result<()>;
+    fn finished(&mut self, wave: usize, durable: Option<Durable>) -> Result<()>;
 }
 
 /// The wave of a plan's unit: the last one of those that its statistics come in; `None` for a

@@ -46,6 +46,11 @@ impl Threads {
         self.pool.broadcast(|_| worker());
     }
 
+    /// Runs `body` on one of the threads: loops in it then begin without waking anybody.
+    pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(body)
+    }
+
     /// Runs `body`; meanwhile `hook` runs after each task of every plugin's loop.
     pub fn after_each_task<T>(
         &self,

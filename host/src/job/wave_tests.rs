@@ -144,7 +144,7 @@ impl Statistics for Waves<'_> {
         })
     }
 
-    fn finished(&mut self, wave: usize) -> Result<()> {
+    fn finished(&mut self, wave: usize, _: Option<Durable>) -> Result<()> {
         self.notes.note(format!("finished {wave}"));
         Ok(())
     }

@@ -1,14 +1,13 @@
 //! The output heads of two models, tile by tile of their vocabulary.
 
-use llm_quantize_plugin_api::kernels::hand_out;
 use llm_quantize_plugin_api::kernels::product::{Before, linear};
+use llm_quantize_plugin_api::kernels::{hand_out, try_hand_out};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::pass::States;
 use super::positions::Position;
 use super::{Run, Subject, of};
 use crate::error::{Error, Result};
-use crate::forward::try_hand_out;
 
 /// Tokens of a tile of the vocabulary.
 pub(super) const TILE: usize = 2048;
@@ -118,7 +117,7 @@ impl<'a> Tile<'a> {
         self.weight.resize(rows * graph.hidden, 0.0);
         let parts = self.weight.chunks_mut(DECODED_ROWS * graph.hidden);
         let parts: Vec<_> = parts.enumerate().collect();
-        try_hand_out(run.context.threads, parts, |(part, numbers)| {
+        try_hand_out(run.context.threads, parts, |_, (part, numbers)| {
             let from = first + part * DECODED_ROWS;
             let to = from + numbers.len() / graph.hidden;
             source.decode_rows(graph.head.weight, from as u64..to as u64, numbers)

@@ -220,11 +220,14 @@ impl SourceModel {
     /// says why. For checks before the work.
     ///
     /// # Errors
-    /// If the tensor's type is no float of 16 or 32 bits.
+    /// If the tensor's type is no float of 16 or 32 bits, or the plugin that reads it cannot.
     pub fn check_readable(&self, tensor: usize) -> Result<()> {
         match &self.store {
             Store::Folder(..) => element_type(self.tensor(tensor)?).map(drop),
-            Store::Plugin(_) => self.tensor(tensor).map(drop),
+            // No rows at all: what is left are the reasons why there can be none.
+            Store::Plugin(model) => self
+                .tensor(tensor)
+                .and_then(|_| model.decode(tensor, 0..0, &mut [])),
         }
     }
 

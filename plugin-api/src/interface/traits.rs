@@ -80,7 +80,8 @@ pub trait Reader: Send + Sync {
     /// (`tokenizer.json`, …).
     fn file(&self, files: &[FileView<'_>], name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Decodes rows of a tensor to single precision; `out` holds exactly those rows.
+    /// Decodes rows of a tensor to single precision; `out` holds exactly those rows. They may be
+    /// none: that asks whether the tensor can be decoded at all.
     fn decode(
         &self,
         files: &[FileView<'_>],

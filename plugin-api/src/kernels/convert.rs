@@ -3,12 +3,10 @@
 //!
 //! [`float16`] has the rounding and the kernels.
 
-use std::sync::Mutex;
-
 use ndarray::Array2;
 
 use super::float16;
-use super::parallel::{Parallel, hand_out};
+use super::parallel::{Parallel, try_hand_out};
 use super::simd::{Isa, Kernel, Level};
 use crate::interface::{ElementType, Error, Result, TensorView};
 
@@ -131,22 +129,14 @@ pub fn widen(parallel: &dyn Parallel, view: &TensorView<'_>) -> Result<Array2<f3
     let mut numbers = Array2::zeros((rows, cols));
     let rows_each = (TASK / cols.max(1)).max(1);
     let length = rows_each * cols * view.element().bytes();
-    let failure = Mutex::new(None);
     if let Some(numbers) = numbers.as_slice_mut() {
         let parts = numbers.chunks_mut((rows_each * cols).max(1));
         let parts = parts.zip(view.bytes().chunks(length.max(1)));
-        hand_out(parallel, parts.collect(), |_, (numbers, bytes)| {
-            if let (Err(error), Ok(mut failure)) =
-                (to_f32(view.element(), bytes, numbers), failure.lock())
-            {
-                *failure = Some(error);
-            }
-        });
+        try_hand_out(parallel, parts.collect(), |_, (numbers, bytes)| {
+            to_f32(view.element(), bytes, numbers)
+        })?;
     }
-    match failure.into_inner() {
-        Ok(Some(error)) => Err(error),
-        _ => Ok(numbers),
-    }
+    Ok(numbers)
 }
 
 #[cfg(test)]

@@ -20,4 +20,4 @@ pub mod rotary;
 pub mod simd;
 pub mod softmax;
 
-pub use parallel::{Parallel, Serial, hand_out};
+pub use parallel::{Parallel, Serial, hand_out, try_hand_out};

@@ -53,9 +53,47 @@ pub fn hand_out<T: Send>(parallel: &dyn Parallel, items: Vec<T>, task: impl Fn(u
     });
 }
 
+/// [`hand_out`] of tasks that may fail.
+///
+/// # Errors
+/// The first task's, by number, among those that failed; the others are run all the same.
+pub fn try_hand_out<T: Send, E: Send>(
+    parallel: &dyn Parallel,
+    items: Vec<T>,
+    task: impl Fn(usize, T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let first: Mutex<Option<(usize, E)>> = Mutex::new(None);
+    let slot = || first.lock().unwrap_or_else(PoisonError::into_inner);
+    hand_out(parallel, items, |index, item| {
+        if let Err(error) = task(index, item) {
+            let mut first = slot();
+            if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                *first = Some((index, error));
+            }
+        }
+    });
+    let error = slot().take();
+    error.map_or(Ok(()), |(_, error)| Err(error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_error_by_number_comes_back_and_all_tasks_run() {
+        let run = Mutex::new(Vec::new());
+        let result = try_hand_out(&Serial, vec!['a', 'b', 'c', 'd'], |index, item| {
+            run.lock().unwrap().push(item);
+            if index % 2 == 1 { Err(index) } else { Ok(()) }
+        });
+        assert_eq!(result, Err(1));
+        assert_eq!(run.into_inner().unwrap(), ['a', 'b', 'c', 'd']);
+        assert_eq!(
+            try_hand_out(&Serial, vec![0], |_, _| Ok::<(), ()>(())),
+            Ok(())
+        );
+    }
 
     #[test]
     fn every_item_is_handed_out_once() {

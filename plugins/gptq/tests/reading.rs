@@ -261,6 +261,7 @@ fn parts_that_do_not_fit_are_named() {
     };
     let with = |tensor: Tensor| [good.clone(), vec![tensor]].concat();
     for (tensors, what) in [
+        (without(1), "has no tensor \"fc.qweight\""),
         (without(2), "has no tensor \"fc.qzeros\""),
         (without(3), "has no tensor \"fc.scales\""),
         (with(halves("fc.weight", &[1], &[ONE])), "has both"),

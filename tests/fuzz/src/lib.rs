@@ -3,31 +3,27 @@
 //! an error, never to a panic, an abort, an endless loop or an allocation that the bytes do not
 //! justify.
 //!
-//! The fuzz targets call these functions, and so does `tests/tests/readers.rs` with the seeds and
-//! mutations of them.
+//! The fuzz targets call these functions, and so does `tests/readers.rs` with the seeds and
+//! mutations of them. The reader of a format whose plugin cannot be linked beside the one for GGUF,
+//! as a program has one plugin's root module only, is fuzzed in a folder of that plugin.
 
 // What cannot be had here is a finding.
 #![allow(clippy::expect_used)]
 
-pub mod bundle;
-mod inputs;
-pub mod mutate;
 pub mod seeds;
 pub mod tiny;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use inputs::{MemoryModel, plan};
 use llm_quantize::{source, text};
+use llm_quantize_fuzz_kit::{MemoryModel, Target, bundle, host, look_at, tensors};
 use llm_quantize_gguf::imatrix::Imatrix;
+use llm_quantize_gguf::quantize::GgufQuantizer;
 use llm_quantize_gguf::read::GgufConverter;
 use llm_quantize_gguf::tokenizer::{self, GgufTokenizer, ToHfOptions};
 use llm_quantize_plugin_api::hf_folder::parse_header;
-use llm_quantize_plugin_api::{Converter, FileView, Host, InlineHost, ModelView, Reader, metadata};
-
-/// A reader's name and its function.
-pub type Target = (&'static str, fn(&[u8]));
+use llm_quantize_plugin_api::{Converter, ModelView, PlanRequest, metadata};
 
 /// All readers. The names are those of the fuzz targets and of the folders of seeds.
 pub const TARGETS: [Target; 8] = [
@@ -41,13 +37,14 @@ pub const TARGETS: [Target; 8] = [
     ("corpus", corpus),
 ];
 
-/// Tensors of a model that are looked at.
-const LOOKED_AT: usize = 64;
-/// Numbers that are decoded at once.
-const MAX_NUMBERS: u64 = 1 << 16;
-
-fn host() -> Host {
-    Host::new(InlineHost)
+/// Plans as a user would for llama.cpp.
+fn plan(model: &MemoryModel) {
+    let request = PlanRequest {
+        format: "gguf".into(),
+        level: "Q4_K_M".into(),
+        ..PlanRequest::default()
+    };
+    llm_quantize_fuzz_kit::plan(&GgufQuantizer::new(host()), model, request);
 }
 
 /// The header of a safetensors file: the tensors must lie one after the other in the file.
@@ -80,10 +77,7 @@ pub fn index(data: &[u8]) {
 /// GGUF, one file or shards: both views, rebuilt files, some rows, and a plan to quantize it.
 pub fn gguf(data: &[u8]) {
     let files = bundle::split(data, "model.gguf");
-    let views: Vec<FileView<'_>> = files
-        .iter()
-        .map(|(name, bytes)| FileView { name, bytes })
-        .collect();
+    let views = bundle::views(&files);
     let converter = GgufConverter::new(host());
     converter.detect(&views);
     for view in [ModelView::Native, ModelView::HuggingFace] {
@@ -92,38 +86,9 @@ pub fn gguf(data: &[u8]) {
         };
         look_at(&*reader, &views);
         if view == ModelView::Native {
-            let files = files
-                .iter()
-                .map(|(name, bytes)| (name.clone(), bytes.to_vec()));
-            plan(
-                &MemoryModel::new(reader.model().clone(), files.collect()),
-                "Q4_K_M",
-            );
-        }
-    }
-}
-
-fn look_at(reader: &dyn Reader, files: &[FileView<'_>]) {
-    let model = reader.model();
-    for name in model
-        .files
-        .iter()
-        .map(String::as_str)
-        .chain(["config.json"])
-    {
-        let _ = reader.file(files, name);
-    }
-    for (index, tensor) in model.tensors.iter().enumerate().take(LOOKED_AT) {
-        if let Some((file, range)) = reader.stored(index) {
-            let file = files.get(file).expect("a file that was given");
-            assert!(range.start <= range.end && range.end <= file.bytes.len() as u64);
-        }
-        let Some(count) = tensor.rows() else { continue };
-        let ends = [0..count.min(1), count.saturating_sub(1)..count];
-        for rows in ends.into_iter().filter(|_| tensor.cols() <= MAX_NUMBERS) {
-            let len = (rows.end - rows.start) * tensor.cols();
-            let mut out = vec![0.0; len as usize];
-            let _ = reader.decode(files, index, rows, &mut out);
+            let files = files.iter();
+            let files = files.map(|(name, bytes)| (name.clone(), bytes.to_vec()));
+            plan(&MemoryModel::new(reader.model().clone(), files.collect()));
         }
     }
 }
@@ -177,7 +142,7 @@ pub fn config(data: &[u8]) {
     };
     use_config(&config);
     let mut model = MemoryModel::tiny_llama();
-    if let Some(tensors) = file("tensors.json").and_then(inputs::tensors) {
+    if let Some(tensors) = file("tensors.json").and_then(tensors) {
         model.set_tensors(tensors);
     }
     for (name, bytes) in &files {
@@ -186,7 +151,7 @@ pub fn config(data: &[u8]) {
         }
     }
     model.set_config(config);
-    plan(&model, "Q4_K_M");
+    plan(&model);
 }
 
 fn use_config(config: &serde_json::Value) {

@@ -1,14 +1,12 @@
 //! The seeds: small valid inputs of every reader, and bad ones that take the program far.
 
+use llm_quantize_fuzz_kit::{Seed, bundle};
 use llm_quantize_gguf::blocks::BlockType;
 use llm_quantize_gguf::container::{self, Metadata, TensorSpec};
 use serde_json::{Value, json};
 
+use crate::tiny;
 use crate::tiny::{NARROW, WIDTH};
-use crate::{bundle, tiny};
-
-/// A seed: the reader it is for, its file name and content.
-pub type Seed = (&'static str, &'static str, Vec<u8>);
 
 /// All seeds that are generated. Those that a fuzzer found lie beside them.
 pub fn all() -> Vec<Seed> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use llm_quantize_tests::{deep_llama, fixture, names, program, sha256};
+use llm_quantize_tests::{checkpoint, deep_llama, fixture, names, program, sha256};
 
 use super::text;
 
@@ -28,16 +28,6 @@ fn start(model: &Path, output: &Path) -> Child {
         .unwrap()
 }
 
-/// The block that a checkpoint's activations enter.
-fn checkpoint(folder: &Path) -> Option<usize> {
-    let folder = folder.join(".checkpoint/i.gguf.calibration");
-    let names = folder.exists().then(|| names(&folder))?;
-    names.iter().find_map(|name| {
-        let number = name.strip_prefix("block-")?.strip_suffix(".activations")?;
-        number.parse().ok()
-    })
-}
-
 #[test]
 fn a_killed_run_goes_on_after_the_last_finished_block() {
     let model = tempfile::tempdir().unwrap();
@@ -52,14 +42,14 @@ fn a_killed_run_goes_on_after_the_last_finished_block() {
     for wanted in [2, 5] {
         let mut child = start(model.path(), &path);
         let begin = Instant::now();
-        while checkpoint(out.path()).is_none_or(|block| block < wanted) {
+        while checkpoint(out.path(), "i.gguf").is_none_or(|block| block < wanted) {
             assert!(begin.elapsed() < Duration::from_secs(60));
             assert!(child.try_wait().unwrap().is_none(), "it ended too early");
             std::thread::sleep(Duration::from_millis(2));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = checkpoint(out.path()).unwrap();
+        let now = checkpoint(out.path(), "i.gguf").unwrap();
         assert!(now > last && now < LAYERS, "{last} {now}");
         last = now;
     }

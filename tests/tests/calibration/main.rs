@@ -8,14 +8,10 @@ mod kept;
 
 use std::path::{Path, PathBuf};
 
-use llm_quantize_tests::{Run, fixture, names, quantize, run_json, sha256, tiny_llama};
+use llm_quantize_tests::{Run, fixture, names, quantize, run_json, sha256, text, tiny_llama};
 use serde_json::Value;
 
 const SAMPLES: [&str; 4] = ["--calibration-samples", "8", "--calibration-length", "128"];
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
 
 fn corpus() -> String {
     text(&fixture("text/calibration.txt"))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use llm_quantize_tests::{Run, deep_llama, fixture, names, program, sha256};
+use llm_quantize_tests::{Run, checkpoint, deep_llama, fixture, names, program, sha256};
 
 use super::text;
 
@@ -30,16 +30,6 @@ fn start(model: &Path, folder: &Path, name: &str) -> Child {
         .unwrap()
 }
 
-/// The block that the kept activations enter.
-fn checkpoint(folder: &Path) -> Option<usize> {
-    let folder = folder.join(".checkpoint/m.calibration");
-    let names = folder.exists().then(|| names(&folder))?;
-    names.iter().find_map(|name| {
-        let number = name.strip_prefix("block-")?.strip_suffix(".activations")?;
-        number.parse().ok()
-    })
-}
-
 fn finish(child: Child) -> serde_json::Value {
     let run: Run = child.wait_with_output().unwrap().into();
     run.expect_code(0).json()
@@ -56,7 +46,7 @@ fn a_killed_run_goes_on_after_the_last_finished_block() {
     for (wanted, more) in [(2, 0), (4, 0), (6, 15)] {
         let mut child = start(model.path(), out.path(), "m");
         let begin = Instant::now();
-        while checkpoint(out.path()).is_none_or(|block| block < wanted) {
+        while checkpoint(out.path(), "m").is_none_or(|block| block < wanted) {
             assert!(begin.elapsed() < Duration::from_secs(120));
             assert!(child.try_wait().unwrap().is_none(), "it ended too early");
             std::thread::sleep(Duration::from_millis(2));
@@ -64,7 +54,7 @@ fn a_killed_run_goes_on_after_the_last_finished_block() {
         std::thread::sleep(Duration::from_millis(more));
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = checkpoint(out.path()).unwrap();
+        let now = checkpoint(out.path(), "m").unwrap();
         assert!(now > last && now < LAYERS, "{last} {now}");
         last = now;
     }

@@ -11,15 +11,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use llm_quantize_tests::safetensors::read_safetensors;
-use llm_quantize_tests::{Run, fixture, run_json, tiny_llama};
+use llm_quantize_tests::{Run, fixture, run_json, text, tiny_llama};
 use serde_json::{Value, json};
 
 /// Enough text for statistics of full rank, little enough to be quick.
 const SAMPLES: [&str; 4] = ["--calibration-samples", "16", "--calibration-length", "256"];
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
 
 /// Runs `quantize … gptq` on a model; `more` are further options.
 fn gptq(model: &Path, level: &str, folder: &Path, name: &str, more: &[&str]) -> Run {

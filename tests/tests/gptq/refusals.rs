@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llm_quantize_tests::{copy_folder, edit_json, tiny_llama};
+use llm_quantize_tests::{copy_folder, edit_json, run_json, text, tiny_llama};
 
 use super::{gptq, quantized};
 
@@ -66,6 +66,19 @@ fn loaders_that_refuse_are_named_beforehand() {
             .any(|line| line.contains("vLLM") && line.contains("refuse"));
         assert_eq!(vllm, refused, "{level} {options:?}: {}", run.stderr);
     }
+}
+
+/// Rounding needs no text: nobody who gives none hears of it.
+#[test]
+fn rounding_needs_no_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, folder) = (text(&tiny_llama()), text(dir.path()));
+    let fixed = ["quantize", &model, "gptq", "-q", "4bit", "-o", &folder];
+    let run = run_json([&fixed[..], &["--set", "method=rtn", "--dry-run"]].concat());
+    let run = run.expect_code(0);
+    assert!(!run.stderr.contains("statistics"), "{}", run.stderr);
+    let run = run_json([&fixed[..], &["--dry-run"]].concat()).expect_code(0);
+    assert!(run.stderr.contains("Calibrating on"), "{}", run.stderr);
 }
 
 #[test]

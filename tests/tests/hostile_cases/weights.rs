@@ -112,7 +112,7 @@ fn weights() {
                 });
             },
             CORRUPT,
-            "overflow",
+            "impossible shape",
         ),
         (
             "a tensor without rows but 2^40 columns",

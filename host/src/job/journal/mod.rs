@@ -20,7 +20,7 @@ pub use header::{Header, PluginId, Subject};
 pub use record::Record;
 pub use resume::{Found, Taken, checksum, read, take_over};
 pub use storage::{FileStorage, cannot_create};
-pub use writer::{Finished, Journal};
+pub use writer::{Durable, Finished, Journal};
 
 use super::staging::Destination;
 use crate::error::{Error, ExitCode, Result};

@@ -35,9 +35,31 @@ pub struct Finished {
     pub ends_layer: bool,
 }
 
+/// Tells when what was finished before is in the durable journal.
+///
+/// The mutex is there because threads see whoever holds it: nobody ever waits for it.
+#[derive(Debug)]
+pub struct Durable(Mutex<Receiver<()>>);
+
+impl Durable {
+    /// Whoever makes it durable tells so with the sender.
+    pub fn channel() -> (Sender<()>, Self) {
+        let (sender, receiver) = channel();
+        (sender, Self(Mutex::new(receiver)))
+    }
+
+    /// Waits for it. `false` if it will not be, because the journal is no longer written.
+    #[must_use]
+    pub fn wait(self) -> bool {
+        let receiver = self.0.into_inner();
+        let receiver = receiver.unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().is_ok()
+    }
+}
+
 enum Message {
     Finished(Finished),
-    Flush,
+    Flush(Sender<()>),
     Publishing,
 }
 
@@ -93,9 +115,11 @@ impl Journal {
     }
 
     /// Commits what is finished, in the background.
-    pub fn flush(&self) {
+    pub fn flush(&self) -> Durable {
+        let (sender, durable) = Durable::channel();
         // If the thread has ended, finish() has the reason.
-        drop(self.sender.send(Message::Flush));
+        drop(self.sender.send(Message::Flush(sender)));
+        durable
     }
 
     /// Notes that the output is about to get its name.
@@ -127,6 +151,8 @@ struct Batch {
     files: BTreeSet<usize>,
     bytes: u64,
     since: Option<Instant>,
+    /// Who waits for it.
+    waiting: Vec<Sender<()>>,
 }
 
 struct Writer<S> {
@@ -171,7 +197,10 @@ impl<S: Storage> Writer<S> {
         let batch = &mut self.batch;
         batch.since.get_or_insert_with(Instant::now);
         match message {
-            Message::Flush => true,
+            Message::Flush(waiting) => {
+                batch.waiting.push(waiting);
+                true
+            }
             Message::Publishing => {
                 batch.text.push_str(&Line::Publishing.text());
                 true
@@ -188,9 +217,19 @@ impl<S: Storage> Writer<S> {
 
     fn commit(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
-        if self.off || batch.text.is_empty() {
-            return Ok(());
+        if !self.off && !batch.text.is_empty() {
+            self.write(&batch)?;
         }
+        if !self.off {
+            for waiting in batch.waiting {
+                // It may not wait any more.
+                let _ = waiting.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<()> {
         self.storage.sync_files(&batch.files)?;
         let written = self
             .storage
@@ -295,6 +334,27 @@ mod tests {
             assert!(all[at..].contains(&"journal".to_owned()), "{all:?}");
         }
         assert_eq!(all[all.len() - 2..], ["publishing", "journal"]);
+    }
+
+    #[test]
+    fn who_waits_is_told_when_it_is_durable_or_never_will_be() {
+        let notes = Notes::default();
+        let journal = Journal::start(notes.clone(), 0).unwrap();
+        assert!(journal.finished(piece(0, 1, false)));
+        assert!(journal.flush().wait());
+        assert_eq!(notes.taken(), ["files {1}", "piece 0", "journal"]);
+        assert!(journal.flush().wait(), "there is nothing more to write");
+        journal.finish().1.unwrap();
+        let ends: [fn(&mut Notes); 2] = [|notes| notes.full = true, |notes| notes.broken = true];
+        for end in ends {
+            let mut notes = Notes::default();
+            end(&mut notes);
+            let journal = Journal::start(notes, 0).unwrap();
+            let _ = journal.finished(piece(0, 1, false));
+            assert!(!journal.flush().wait());
+            assert!(!journal.flush().wait());
+            drop(journal.finish());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::WEIGHT;
+use super::{SCALES, WEIGHT};
 use crate::hf_folder::{CONFIG, StoredTensor, Weights, read_json};
 use crate::interface::{AffineGroups, Error, FileView, Result};
 
@@ -81,10 +81,6 @@ impl<L: StoredLayer> LayeredFolder<L> {
             Error::corrupt(format!("there is no \"{CONFIG}\"")).suggest("finish the download")
         })?;
         let weights = Weights::open(files)?;
-        let is_part = |name: &str| {
-            let mut modules = others.iter().filter_map(|ending| name.strip_suffix(ending));
-            modules.any(|module| weights.find(&format!("{module}{codes}")).is_some())
-        };
         let mut items = Vec::new();
         let mut places = HashMap::new();
         for tensor in weights.tensors() {
@@ -97,7 +93,7 @@ impl<L: StoredLayer> LayeredFolder<L> {
                 }
                 places.insert(module.to_owned(), items.len());
                 items.push(Item::Layer(Box::new(layer(&weights, module)?)));
-            } else if !is_part(name) {
+            } else if !is_part(&weights, name, codes, others)? {
                 items.push(Item::Plain(tensor.clone()));
             }
         }
@@ -137,6 +133,26 @@ impl<L: StoredLayer> LayeredFolder<L> {
     pub fn stored(&self) -> &[StoredTensor] {
         self.weights.tensors()
     }
+}
+
+/// Whether a tensor is a part of a quantized layer, other than its codes.
+///
+/// # Errors
+/// If it is one, but there are no codes.
+fn is_part(weights: &Weights, name: &str, codes: &str, others: &[&str]) -> Result<bool> {
+    for ending in others {
+        let Some(module) = name.strip_suffix(ending) else {
+            continue;
+        };
+        if weights.part(module, codes).is_some() {
+            return Ok(true);
+        }
+        // A tensor of this name alone may be one of the model's own.
+        if *ending != SCALES {
+            weights.require_part(module, codes)?;
+        }
+    }
+    Ok(false)
 }
 
 impl Weights {

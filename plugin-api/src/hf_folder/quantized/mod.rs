@@ -36,5 +36,7 @@ pub use verify::verify_layers;
 
 /// The ending of a weight's name, which those of the tensors in its place replace.
 pub const WEIGHT: &str = ".weight";
+/// The ending of the name of a layer's scales. Other tensors may end so, too.
+pub const SCALES: &str = ".scales";
 /// The group size that stands for a whole row.
 pub const WHOLE_ROW: i64 = -1;

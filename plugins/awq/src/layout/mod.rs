@@ -18,16 +18,15 @@ mod gemv_fast;
 pub mod packed;
 
 use llm_quantize_plugin_api::hf_folder::NewTensor;
+pub use llm_quantize_plugin_api::hf_folder::quantized::SCALES;
 use llm_quantize_plugin_api::hf_folder::quantized::{LayerShape, groups_misfit};
 
 use crate::levels::LEVEL;
 
-/// Endings of the three tensors' names: codes.
+/// Endings of the tensors' names, beside [`SCALES`]: codes.
 pub const QWEIGHT: &str = ".qweight";
 /// Zeros.
 pub const QZEROS: &str = ".qzeros";
-/// Scales.
-pub const SCALES: &str = ".scales";
 
 /// Codes in a word.
 pub const PACK: usize = 8;

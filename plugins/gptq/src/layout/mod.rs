@@ -13,17 +13,16 @@
 pub mod packed;
 
 use llm_quantize_plugin_api::hf_folder::NewTensor;
+pub use llm_quantize_plugin_api::hf_folder::quantized::SCALES;
 use llm_quantize_plugin_api::hf_folder::quantized::{LayerShape, groups_misfit};
 use llm_quantize_plugin_api::kernels::bits;
 
 use crate::levels::type_name;
 
-/// Endings of the four tensors' names: codes.
+/// Endings of the tensors' names, beside [`SCALES`]: codes.
 pub const QWEIGHT: &str = ".qweight";
 /// Zeros.
 pub const QZEROS: &str = ".qzeros";
-/// Scales.
-pub const SCALES: &str = ".scales";
 /// Groups of inputs.
 pub const G_IDX: &str = ".g_idx";
 

@@ -1,8 +1,8 @@
 //! Quantizes the layers of a site.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use llm_quantize_plugin_api::kernels::convert;
 use llm_quantize_plugin_api::{
     EncodeCall, EncodeReport, Error, ErrorKind, Host, LogLevel, Measure, Result, StatisticView,
     TensorView,
@@ -19,8 +19,6 @@ use crate::solver::{Factor, FactorError, Settings, Solution, SolveError, round_t
 /// The least part of a calibration's tokens that says enough about a layer; as in GPTQModel. Below
 /// it are experts that hardly any token reaches.
 const ENOUGH: f64 = 0.005;
-/// Numbers that one task widens.
-const TASK: usize = 1 << 18;
 
 /// Encodes the unit of a site.
 ///
@@ -177,7 +175,9 @@ impl Site<'_> {
         let mut least = self.error(layers, inputs, factor, None)?;
         let mut best = None;
         for power in POWERS {
-            let smoothing = Smoothing::new(norm, *gram, power)?;
+            let Some(smoothing) = Smoothing::new(norm, *gram, power)? else {
+                continue;
+            };
             let scaled = smoothing.scaled_gram(*gram);
             let factor = Factor::new(self.host, scaled.view(), *tokens, &self.settings);
             // What cannot be solved does not help.
@@ -250,22 +250,9 @@ impl Site<'_> {
             return Err(failed(layer, &SolveError::NotFinite { row, column }));
         }
         let solution = round_to_nearest(self.host, weight.view(), &self.settings);
-        figures.push(("weight_error", weight_error(&weight, &solution)));
+        figures.push(("weight_error", solution.relative_error(weight.view())));
         Ok((solution, figures))
     }
-}
-
-/// `|W - Ŵ|² / |W|²`.
-fn weight_error(weight: &Array2<f32>, solution: &Solution) -> f64 {
-    let group = weight.ncols() / solution.scales.ncols().max(1);
-    let (mut error, mut all) = (0.0, 0.0);
-    for ((row, column), weight) in weight.indexed_iter() {
-        let place = [row, column / group.max(1)];
-        let steps = i16::from(solution.codes[[row, column]]) - i16::from(solution.zeros[place]);
-        error += f64::from(weight - solution.scales[place] * f32::from(steps)).powi(2);
-        all += f64::from(*weight).powi(2);
-    }
-    if all > 0.0 { error / all } else { 0.0 }
 }
 
 fn failed(layer: &Layer, error: &SolveError) -> Error {
@@ -288,20 +275,7 @@ fn widen(host: &Host, layer: &Layer, input: &TensorView<'_>) -> Result<Array2<f3
             input.cols()
         )));
     }
-    let mut numbers = vec![0.0; rows * cols];
-    let rows_each = (TASK / cols.max(1)).max(1);
-    let parts = numbers.chunks_mut((rows_each * cols).max(1));
-    let parts: Vec<Mutex<&mut [f32]>> = parts.map(Mutex::new).collect();
-    host.parallel_for(parts.len(), |part| {
-        let mut numbers = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
-        for (row, out) in numbers.chunks_exact_mut(cols).enumerate() {
-            input.row_to_f32(part * rows_each + row, out)?;
-        }
-        Ok(())
-    })?;
-    drop(parts);
-    let shaped = Array2::from_shape_vec((rows, cols), numbers);
-    shaped.map_err(|error| Error::internal(error.to_string()))
+    convert::widen(host, input)
 }
 
 #[cfg(test)]

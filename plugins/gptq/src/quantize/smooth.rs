@@ -26,11 +26,16 @@ pub struct Smoothing {
 }
 
 impl Smoothing {
-    /// Factors that are a power of the inputs' magnitudes.
+    /// Factors that are a power of the inputs' magnitudes; `None` if the norm's type cannot hold
+    /// what they make of it.
     ///
     /// # Errors
     /// If the norm cannot be read, or has another number of channels.
-    pub fn new(norm: &TensorView<'_>, gram: ArrayView2<'_, f32>, power: f64) -> Result<Self> {
+    pub fn new(
+        norm: &TensorView<'_>,
+        gram: ArrayView2<'_, f32>,
+        power: f64,
+    ) -> Result<Option<Self>> {
         let channels = gram.ncols();
         let original = numbers(norm, channels)?;
         let squares: Vec<f64> = gram.diag().iter().map(|x| f64::from(*x)).collect();
@@ -47,27 +52,20 @@ impl Smoothing {
         let divided: Vec<f32> = divided.collect();
         let element = norm.element();
         let mut stored = vec![0; channels * element.bytes()];
-        // A norm that the type cannot hold stays as it is.
-        let stored = match convert::from_f32(element, &divided, &mut stored) {
-            Ok(()) => stored,
-            Err(_) => norm.bytes().to_vec(),
-        };
+        if convert::from_f32(element, &divided, &mut stored).is_err() {
+            return Ok(None);
+        }
         let rounded = read(element, &stored)?;
         let factors = original.iter().zip(&rounded);
-        let factors: Vec<f32> = factors.map(|(norm, stored)| norm / stored).collect();
-        // A channel that the norm shuts off has no factor.
-        match factors.iter().all(|f| f.is_finite() && *f != 0.0) {
-            true => Ok(Self {
-                power,
-                factors,
-                norm: stored,
-            }),
-            false => Ok(Self {
-                power: 0.0,
-                factors: vec![1.0; channels],
-                norm: norm.bytes().to_vec(),
-            }),
-        }
+        let factors: Vec<f32> = factors
+            .map(|(norm, stored)| 1.0 / shrunk(*stored, *norm))
+            .collect();
+        let usable = factors.iter().all(|f| f.is_finite() && *f != 0.0);
+        Ok(usable.then_some(Self {
+            power,
+            factors,
+            norm: stored,
+        }))
     }
 
     /// The norm's weight as it is stored.
@@ -123,7 +121,8 @@ pub fn unscale(
     Ok(())
 }
 
-/// What the stored norm is of the original; equal norms of zero change nothing.
+/// What the stored norm is of the original. Where both are zero, the norm shuts a channel off:
+/// that one has no factor.
 fn shrunk(stored: f32, norm: f32) -> f32 {
     if stored == norm { 1.0 } else { stored / norm }
 }
@@ -167,6 +166,7 @@ mod tests {
         let original = norm(&[1.3, -0.7, 2.1]);
         let gram = array![[100.0f32, 1.0, 2.0], [1.0, 4.0, 0.5], [2.0, 0.5, 0.01]];
         let smoothing = Smoothing::new(&view(&original), gram.view(), 0.5).unwrap();
+        let smoothing = smoothing.unwrap();
         let mut weight = Array2::from(WEIGHT.to_vec());
         smoothing.scale_weight(&mut weight);
         // More where inputs are larger, and the norm less by the same factor.
@@ -192,14 +192,27 @@ mod tests {
     }
 
     #[test]
-    fn norms_that_shut_channels_off_stay() {
-        let original = norm(&[1.0, 0.0]);
-        let gram = array![[9.0f32, 0.0], [0.0, 0.0]];
+    fn channels_that_the_norm_shuts_off_have_no_factor() {
+        let original = norm(&[1.0, 0.0, 2.0]);
+        let gram = array![[9.0f32, 0.0, 0.1], [0.0, 0.0, 0.0], [0.1, 0.0, 0.01]];
         let smoothing = Smoothing::new(&view(&original), gram.view(), 0.5).unwrap();
-        assert_eq!((smoothing.power, smoothing.norm()), (0.0, &original[..]));
-        let mut rows = [1.0, 2.0];
-        unscale(&mut rows, 2, &view(&original), smoothing.norm()).unwrap();
-        assert_eq!(rows, [1.0, 2.0]);
+        let smoothing = smoothing.unwrap();
+        let mut weight = Array2::ones((1, 3));
+        smoothing.scale_weight(&mut weight);
+        assert!(weight[[0, 0]] > 1.0 && weight[[0, 2]] < 1.0, "{weight}");
+        assert_eq!(weight[[0, 1]], 1.0);
+        let mut rows = [1.0, 2.0, 3.0];
+        unscale(&mut rows[..], 3, &view(&original), smoothing.norm()).unwrap();
+        assert_eq!(rows[1], 2.0);
+    }
+
+    #[test]
+    fn norms_that_their_type_cannot_hold_divided_stay() {
+        let large = f32::from_bits(0x7f7f_0000);
+        let original = norm(&[1.0, large]);
+        let gram = array![[1e6f32, 0.0], [0.0, 1e-6]];
+        let smoothing = Smoothing::new(&view(&original), gram.view(), 0.5).unwrap();
+        assert_eq!(smoothing, None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use llm_quantize_plugin_api::testing::{TestModel, build, decode, views};
 use llm_quantize_plugin_api::{

@@ -3,6 +3,10 @@
 //! A file begins with [`MARK`], its name and a line end; its content goes on to the next mark.
 //! An input without a mark in front is one file.
 
+use std::collections::HashSet;
+
+use llm_quantize_plugin_api::FileView;
+
 /// Starts a file; no text in UTF-8 contains these bytes.
 pub const MARK: [u8; 3] = [0xFF, 0xFE, 0xFD];
 
@@ -30,6 +34,22 @@ pub fn split<'a>(data: &'a [u8], name: &str) -> Vec<(String, &'a [u8])> {
         }
     }
     files
+}
+
+/// The same, if one folder can hold files of these names: they are the system's, not an input's.
+pub fn folder<'a>(data: &'a [u8], name: &str) -> Option<Vec<(String, &'a [u8])>> {
+    let files = split(data, name);
+    let possible =
+        |name: &str| !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains('\0');
+    let names: HashSet<&str> = files.iter().map(|(name, _)| &**name).collect();
+    let all = names.len() == files.len() && names.into_iter().all(possible);
+    all.then_some(files)
+}
+
+/// Views of split files.
+pub fn views<'a>(files: &'a [(String, &[u8])]) -> Vec<FileView<'a>> {
+    let view = |(name, bytes): &'a (String, &[u8])| FileView { name, bytes };
+    files.iter().map(view).collect()
 }
 
 /// Joins files to an input.
@@ -62,5 +82,14 @@ mod tests {
             assert_eq!((name.as_str(), *content), (expected_name, expected_content));
         }
         assert_eq!(split(b"plain", "x"), [("x".to_owned(), &b"plain"[..])]);
+    }
+
+    #[test]
+    fn a_folder_has_possible_names_once() {
+        assert!(folder(&join([("a", &b"1"[..]), ("b", b"2")]), "x").is_some());
+        for names in [["a", "a"], ["a", ".."], ["a", ""], ["a", "b\0"]] {
+            let input = join(names.map(|name| (name, &b"1"[..])));
+            assert!(folder(&input, "x").is_none(), "{names:?}");
+        }
     }
 }

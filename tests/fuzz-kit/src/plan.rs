@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use llm_quantize_gguf::quantize::GgufQuantizer;
 use llm_quantize_plugin_api::{
-    FileView, Inputs, ModelDescription, PlanRequest, Quantizer, Result, TensorInfo, check_plan,
+    FileView, Inputs, ModelDescription, PlanRequest, Quantizer, Reader, Result, TensorInfo,
+    check_plan,
 };
 use serde_json::Value;
 
@@ -20,7 +20,17 @@ pub struct MemoryModel {
 }
 
 impl MemoryModel {
+    /// A model and its files.
     pub fn new(description: ModelDescription, files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { description, files }
+    }
+
+    /// The model that a reader presents, with its linear layers as sites.
+    pub fn of_reader(reader: &dyn Reader, files: &[FileView<'_>]) -> Self {
+        let mut description = reader.model().clone();
+        description.sites = tiny::sites(&description);
+        let read = |name: &String| Some((name.clone(), reader.file(files, name).ok()??));
+        let files = description.files.iter().filter_map(read).collect();
         Self { description, files }
     }
 
@@ -39,15 +49,18 @@ impl MemoryModel {
         Self { description, files }
     }
 
+    /// Replaces the tensors.
     pub fn set_tensors(&mut self, tensors: Vec<TensorInfo>) {
         self.description.tensors = tensors;
     }
 
+    /// Adds or replaces a file.
     pub fn add_file(&mut self, name: &str, bytes: &[u8]) {
         self.files.insert(name.to_owned(), bytes.to_vec());
         self.description.files = self.files.keys().cloned().collect();
     }
 
+    /// Replaces the configuration.
     pub fn set_config(&mut self, config: Value) {
         self.files
             .insert("config.json".into(), config.to_string().into_bytes());
@@ -70,16 +83,14 @@ impl Inputs for MemoryModel {
 }
 
 /// Plans to quantize a model; a plan that is made must hold.
-pub fn plan(model: &MemoryModel, level: &str) {
+pub fn plan(quantizer: &dyn Quantizer, model: &MemoryModel, request: PlanRequest) {
     let request = PlanRequest {
-        format: "gguf".into(),
-        level: level.into(),
         requantize: true,
         // Names of files are the user's and the system's, not an input's.
         output_name: Some("output".into()),
-        ..PlanRequest::default()
+        ..request
     };
-    if let Ok(job) = GgufQuantizer::new(super::host()).plan(model, &request) {
+    if let Ok(job) = quantizer.plan(model, &request) {
         check_plan(&*job, model.model()).expect("a plan that holds");
     }
 }

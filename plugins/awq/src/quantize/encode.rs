@@ -65,7 +65,13 @@ pub fn encode(job: &AwqJob, work: &BlockWork, call: EncodeCall<'_>) -> Result<En
         block.site(number, site, first)?;
         end = first;
     }
-    Ok(block.report)
+    let mut report = block.report;
+    let place = |measure: &Measure| {
+        let mut layers = work.layers();
+        layers.position(|layer| layer.module == measure.subject)
+    };
+    report.measures.sort_by_cached_key(place);
+    Ok(report)
 }
 
 /// A block at work.

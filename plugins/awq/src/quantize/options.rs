@@ -5,7 +5,7 @@ use llm_quantize_plugin_api::hf_folder::quantized::options::{
     choice, group_size, is, keep_unfit, option, requantize_option, unfit_option,
 };
 use llm_quantize_plugin_api::hf_folder::shard_size_option;
-use llm_quantize_plugin_api::{OptionInfo, OptionType, PlanRequest, Result};
+use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
 
 use crate::NAME;
 use crate::search::Effort;
@@ -19,6 +19,7 @@ const DUO: &str = "duo";
 const CLIP: &str = "clip";
 const GRID: &str = "grid";
 const GRID_STEPS: u32 = 10;
+const MOST_STEPS: u32 = 100;
 
 /// A switch that is on unless it is put off.
 fn unless_off(request: &PlanRequest, key: &str) -> bool {
@@ -96,7 +97,7 @@ pub fn options() -> Vec<OptionInfo> {
             GRID,
             OptionType::Integer,
             &GRID_STEPS.to_string(),
-            "exponents that are tried for factors at first",
+            "exponents that are tried for factors at first (1 to 100)",
         ),
         unfit_option(),
         requantize_option(),
@@ -117,19 +118,75 @@ impl Wishes {
             keep_unfit: keep_unfit(request),
             clip: unless_off(request, CLIP),
             effort: Effort {
-                grid: request
-                    .option(GRID)
-                    .and_then(|grid| grid.parse().ok())
-                    .unwrap_or(GRID_STEPS),
+                grid: request.option(GRID).map_or(Ok(GRID_STEPS), steps)?,
                 duo: unless_off(request, DUO),
             },
         })
     }
 }
 
+/// A number of exponents.
+fn steps(value: &str) -> Result<u32> {
+    let number = value.parse().ok();
+    let number = number.filter(|number| (1..=MOST_STEPS).contains(number));
+    number.ok_or_else(|| {
+        Error::invalid_request(format!("the option \"{GRID}\" cannot be \"{value}\""))
+            .suggest(format!("{GRID} takes a whole number from 1 to {MOST_STEPS}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use llm_quantize_plugin_api::ErrorKind;
+
+    fn wishes(options: &[(&str, &str)]) -> Result<Wishes> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Wishes::from_request(&PlanRequest {
+            options: options.iter().map(owned).collect(),
+            ..PlanRequest::default()
+        })
+    }
+
+    #[test]
+    fn the_search_is_thorough_unless_less_is_asked_for() {
+        let usual = wishes(&[]).unwrap();
+        assert_eq!((usual.method, usual.clip), (Method::Awq, true));
+        let thorough = Effort {
+            grid: GRID_STEPS,
+            duo: true,
+        };
+        assert_eq!(usual.effort, thorough);
+        let less = wishes(&[
+            ("method", "AWQ"),
+            ("clip", "false"),
+            ("duo", "false"),
+            ("grid", "3"),
+        ])
+        .unwrap();
+        assert_eq!((less.method, less.clip), (Method::Awq, false));
+        let quick = Effort {
+            grid: 3,
+            duo: false,
+        };
+        assert_eq!(less.effort, quick);
+        for grid in ["0", "-1", "101", "4294967296", "many"] {
+            let error = wishes(&[("grid", grid)]).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidRequest);
+            assert!(error.suggestion.unwrap().contains("1 to 100"), "{grid}");
+        }
+    }
+
+    /// What is said of an option is what holds without it.
+    #[test]
+    fn defaults_are_what_is_said() {
+        let declared = options();
+        let said = declared.iter().map(|o| (&*o.key, &*o.default));
+        let searched = ["method", "duo", "clip", "grid", "unfit"];
+        let said: Vec<(&str, &str)> = said.filter(|(key, _)| searched.contains(key)).collect();
+        assert_eq!(said.len(), searched.len());
+        assert_eq!(wishes(&said).unwrap(), wishes(&[]).unwrap());
+    }
 
     #[test]
     fn options_are_read() {

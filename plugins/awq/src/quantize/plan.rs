@@ -7,8 +7,8 @@ use llm_quantize_plugin_api::hf_folder::quantized::{
 };
 use llm_quantize_plugin_api::hf_folder::{CONFIG, FolderBuilder, layer_of};
 use llm_quantize_plugin_api::{
-    CalibrationPlan, Error, Flow, Fold, Grain, Host, Inputs, ModelDescription, PlanRequest, Result,
-    Statistic, StatisticRequest, Unit, UnitInput,
+    CalibrationPlan, ElementType, Error, Flow, Fold, Grain, Host, Inputs, ModelDescription,
+    PlanRequest, Result, Statistic, StatisticRequest, Unit, UnitInput,
 };
 
 use super::config::quantization;
@@ -43,7 +43,7 @@ pub fn plan(
     let folder = request.output_name.clone();
     let folder = folder.unwrap_or_else(|| format!("{}-{FORMAT}-{LEVEL}", model.name));
     let mut builder = FolderBuilder::new(LEVEL, folder);
-    let blocks = blocks(&choice, wishes);
+    let blocks = blocks(model, &choice, wishes);
     let held: HashSet<usize> = blocks
         .iter()
         .flat_map(|block| &block.vectors)
@@ -88,18 +88,20 @@ struct Block {
     vectors: Vec<usize>,
 }
 
-fn blocks(choice: &Choice, wishes: &Wishes) -> Vec<Block> {
+fn blocks(model: &ModelDescription, choice: &Choice, wishes: &Wishes) -> Vec<Block> {
     let blocks = choice.sites.chunk_by(|a, b| a.block == b.block);
     let folds = wishes.method == Method::Awq;
-    blocks.map(|sites| Block::new(sites, folds)).collect()
+    blocks
+        .map(|sites| Block::new(model, sites, folds))
+        .collect()
 }
 
 impl Block {
-    fn new(sites: &[SiteLayers], folds: bool) -> Self {
+    fn new(model: &ModelDescription, sites: &[SiteLayers], folds: bool) -> Self {
         let mut vectors = Vec::new();
         let works = sites.iter().map(|site| SiteWork {
             layers: site.layers.clone(),
-            target: match folds {
+            target: match folds && divisible(model, site.fold) {
                 true => target(site.fold, sites, &mut vectors),
                 false => None,
             },
@@ -109,6 +111,20 @@ impl Block {
             vectors,
         }
     }
+}
+
+/// Whether the vector that a fold changes, if there is one, is read in the type that it is written
+/// in: numbers that are stored in blocks are not.
+fn divisible(model: &ModelDescription, fold: Fold) -> bool {
+    let vector = match fold {
+        Fold::Nowhere => None,
+        Fold::Norm { weight } => Some(weight),
+        Fold::Rows { bias, .. } | Fold::Values { bias, .. } => bias,
+    };
+    vector.is_none_or(|tensor| {
+        let info = model.tensors.get(tensor);
+        info.is_some_and(|info| ElementType::from_dtype(&info.dtype).is_some())
+    })
 }
 
 /// What a site's factors are folded into. Layers that are not quantized stay as they are.

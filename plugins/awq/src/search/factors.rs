@@ -63,11 +63,13 @@ impl Magnitudes {
     }
 }
 
-/// Logarithms; of what is zero, those of a small part of the mean.
+/// Logarithms; of what is zero, those of a small part of the mean. All are finite, whatever a
+/// model computes.
 fn logarithms(magnitudes: &[f64]) -> Vec<f64> {
     let mean = magnitudes.iter().sum::<f64>() / magnitudes.len().max(1) as f64;
     let least = (mean * LEAST_MAGNITUDE).max(f64::MIN_POSITIVE);
-    magnitudes.iter().map(|x| x.max(least).ln()).collect()
+    let bounded = |x: &f64| x.max(least).min(f64::MAX);
+    magnitudes.iter().map(|x| bounded(x).ln()).collect()
 }
 
 /// Adds up, for each channel, the magnitudes of a weight relative to their group's largest.

@@ -122,3 +122,6 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,73 +1,98 @@
-use llm_quantize_plugin_api::testing::{BuiltFile, TestModel, build, decode, views};
+use llm_quantize_plugin_api::testing::{BuiltFile, TestModel, build, views};
 use llm_quantize_plugin_api::{
-    Converter, FlowingLayer, InlineHost, Inputs, Job, ModelView, Quantizer,
+    Converter, FileView, InlineHost, Inputs, Job, ModelView, PlanRequest, Quantizer, Reader,
 };
 
 use super::*;
 use crate::layout::SCALES;
 use crate::quantize::AwqQuantizer;
-use crate::quantize::plan::tests::request;
+use crate::quantize::plan::tests::rounding;
 use crate::read::AwqConverter;
 
-fn built(model: &TestModel) -> (Box<dyn Job>, Vec<BuiltFile>) {
+mod folding;
+mod searching;
+
+fn built(model: &TestModel, request: &PlanRequest) -> (Box<dyn Job>, Vec<BuiltFile>) {
     let quantizer = AwqQuantizer::new(Host::new(InlineHost));
-    build(&quantizer, model, &request(&[]), 3, 0xAA).unwrap()
+    let (job, files) = build(&quantizer, model, request, 3, 0xAA).unwrap();
+    job.verify(&views(&files)).unwrap();
+    (job, files)
 }
 
-/// What a reader decodes is what the job does, and both are as near to the weights as a grid of
-/// sixteen steps allows.
-#[test]
-fn what_a_job_decodes_is_what_the_finished_folder_holds() {
-    let model = TestModel::tiny_llama();
-    let (job, files) = built(&model);
-    let views = views(&files);
-    job.verify(&views).unwrap();
-    let converter = AwqConverter::new(Host::new(InlineHost));
-    let reader = converter.open(&views, ModelView::HuggingFace).unwrap();
-    let mut checked = 0;
-    for (number, unit) in job.plan().units.iter().enumerate() {
-        for (input, read) in unit.inputs.iter().enumerate() {
-            let info = &model.model().tensors[read.tensor];
-            let place = reader.model().tensor_index(&info.name).unwrap();
-            let mut folder = vec![f32::NAN; info.elements().unwrap() as usize];
-            let rows = info.rows().unwrap();
-            reader.decode(&views, place, 0..rows, &mut folder).unwrap();
-            let view = model.view(read.tensor, None, false).unwrap();
-            let exact = convert::widen(&llm_quantize_plugin_api::kernels::Serial, &view).unwrap();
-            if unit.split.is_some() {
-                assert!(folder.iter().eq(&exact), "{}", info.name);
-                continue;
-            }
-            let layer = FlowingLayer {
-                tensor: read.tensor,
-                unit: number,
-                input,
-            };
-            let decoded = decode(&*job, &model, &files, layer, 0..rows).unwrap();
-            assert_eq!(decoded, folder, "{}", info.name);
-            let part = decode(&*job, &model, &files, layer, 5..9).unwrap();
-            let cols = info.cols() as usize;
-            assert_eq!(part, folder[5 * cols..9 * cols]);
-            let groups = reader.groups(&views, place, 0..rows).unwrap().unwrap();
-            for (at, (rounded, exact)) in folder.iter().zip(&exact).enumerate() {
-                let scale = groups.scales[at / 64];
-                assert!(
-                    (rounded - exact).abs() <= scale * 0.51,
-                    "{}: {at}",
-                    info.name
-                );
-            }
-            checked += 1;
-        }
+/// All numbers of a tensor of the model.
+fn original(model: &TestModel, name: &str) -> Array2<f32> {
+    let tensor = model.model().tensor_index(name).unwrap();
+    let view = model.view(tensor, None, false).unwrap();
+    convert::widen(&llm_quantize_plugin_api::kernels::Serial, &view).unwrap()
+}
+
+/// A finished folder, read back.
+struct Folder<'a> {
+    files: Vec<FileView<'a>>,
+    reader: Box<dyn Reader>,
+}
+
+impl<'a> Folder<'a> {
+    fn open(files: &'a [BuiltFile]) -> Self {
+        let files = views(files);
+        let reader = AwqConverter::new(Host::new(InlineHost));
+        let reader = reader.open(&files, ModelView::HuggingFace).unwrap();
+        Self { files, reader }
     }
-    assert_eq!(checked, 14);
+
+    /// All numbers of a tensor.
+    fn numbers(&self, name: &str) -> Array2<f32> {
+        let model = self.reader.model();
+        let place = model.tensor_index(name).unwrap();
+        let (rows, cols) = (model.tensors[place].rows(), model.tensors[place].cols());
+        let mut numbers = Array2::from_elem((rows.unwrap() as usize, cols as usize), f32::NAN);
+        let out = numbers.as_slice_mut().unwrap();
+        let decoded = self
+            .reader
+            .decode(&self.files, place, 0..rows.unwrap(), out);
+        decoded.unwrap();
+        numbers
+    }
+
+    /// The scales of a layer, one for each row and group; `None` of what is no layer.
+    fn scales(&self, name: &str) -> Option<Array2<f32>> {
+        let model = self.reader.model();
+        let place = model.tensor_index(name).unwrap();
+        let rows = model.tensors[place].rows().unwrap();
+        let groups = self.reader.groups(&self.files, place, 0..rows).unwrap()?;
+        let shape = (rows as usize, groups.scales.len() / rows as usize);
+        Some(Array2::from_shape_vec(shape, groups.scales).unwrap())
+    }
+}
+
+/// What a reader decodes is as near to the weights as a grid of sixteen steps allows.
+#[test]
+fn weights_are_rounded_within_a_step() {
+    let model = TestModel::tiny_llama();
+    let (_, files) = built(&model, &rounding());
+    let folder = Folder::open(&files);
+    let mut layers = 0;
+    for tensor in &model.model().tensors {
+        let (exact, stored) = (original(&model, &tensor.name), folder.numbers(&tensor.name));
+        let Some(scales) = folder.scales(&tensor.name) else {
+            assert_eq!(stored, exact, "{}", tensor.name);
+            continue;
+        };
+        for ((row, column), number) in stored.indexed_iter() {
+            let step = scales[[row, column / 64]];
+            let off = (number - exact[[row, column]]).abs();
+            assert!(off <= step * 0.51, "{}: {row} {column}", tensor.name);
+        }
+        layers += 1;
+    }
+    assert_eq!(layers, 14);
 }
 
 #[test]
 fn layers_are_reported() {
     let model = TestModel::tiny_llama();
     let job = AwqQuantizer::new(Host::new(InlineHost));
-    let job = job.plan(&model, &request(&[])).unwrap();
+    let job = job.plan(&model, &rounding()).unwrap();
     let units = &job.plan().units;
     let unit = units.iter().position(|unit| unit.split.is_none()).unwrap();
     let inputs = units[unit].inputs.iter();
@@ -116,7 +141,7 @@ fn layers_are_reported() {
 
 #[test]
 fn damaged_folders_are_not_verified() {
-    let (job, files) = built(&TestModel::tiny_llama());
+    let (job, files) = built(&TestModel::tiny_llama(), &rounding());
     let header = 8 + u64::from_le_bytes(files[0].bytes[..8].try_into().unwrap()) as usize;
     let refused = |file: usize, change: &dyn Fn(&mut Vec<u8>)| {
         let mut files = files.clone();

@@ -1,5 +1,4 @@
-//! AWQ folders: what they say about themselves, layers whose parts do not fit, and models that are
-//! no good to be quantized so.
+//! AWQ folders: what they say about themselves, and layers whose parts do not fit.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +8,7 @@ use llm_quantize_tests::edit_json;
 use llm_quantize_tests::safetensors::Tensor;
 use serde_json::{Value, json};
 
-use super::layered::{
-    self, CONFIG, LAYER, SECTION, edit_part, edit_tensors, remove_part, say,
-};
+use super::layered::{self, CONFIG, LAYER, SECTION, edit_part, edit_tensors, remove_part, say};
 use super::{CORRUPT, Case, UNSUPPORTED};
 
 fn check_folders(cases: &[Case]) {

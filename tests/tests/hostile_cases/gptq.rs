@@ -7,9 +7,7 @@ use llm_quantize_tests::edit_json;
 use llm_quantize_tests::safetensors::Tensor;
 use serde_json::json;
 
-use super::layered::{
-    self, CONFIG, LAYER, SECTION, edit_part, edit_tensors, remove_part, say,
-};
+use super::layered::{self, CONFIG, LAYER, SECTION, edit_part, edit_tensors, remove_part, say};
 use super::{CORRUPT, Case, UNSUPPORTED};
 
 const ALONE: &str = "quantize_config.json";

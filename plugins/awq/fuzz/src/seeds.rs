@@ -68,12 +68,14 @@ type Part<'a> = (&'a str, &'a str, &'a [u64], u64);
 
 /// One layer `fc` of 8 outputs.
 fn layer(parts: &[Part<'_>], config: &Value, more: &[(&str, &Value)]) -> Vec<u8> {
-    let tensors = parts.iter().map(|(ending, dtype, shape, bytes)| TensorInfo {
-        name: format!("fc.{ending}"),
-        dtype: (*dtype).into(),
-        shape: shape.to_vec(),
-        bytes: *bytes,
-    });
+    let tensors = parts
+        .iter()
+        .map(|(ending, dtype, shape, bytes)| TensorInfo {
+            name: format!("fc.{ending}"),
+            dtype: (*dtype).into(),
+            shape: shape.to_vec(),
+            bytes: *bytes,
+        });
     let tensors: Vec<TensorInfo> = tensors.collect();
     let mut weights = write_header(&tensors).expect("a header");
     for (ending, _, _, bytes) in parts {

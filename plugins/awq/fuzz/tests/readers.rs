@@ -1,8 +1,8 @@
 //! The reader with its seeds and small changes to them: a few seconds of what fuzzing does for
 //! hours, with any compiler.
 
-use llm_quantize_fuzz_kit::check;
 use llm_quantize_awq_fuzz::{TARGETS, seeds};
+use llm_quantize_fuzz_kit::check;
 
 #[test]
 fn the_seeds_are_the_generated_ones() {

@@ -130,8 +130,9 @@ fn steps(value: &str) -> Result<u32> {
     let number = value.parse().ok();
     let number = number.filter(|number| (1..=MOST_STEPS).contains(number));
     number.ok_or_else(|| {
-        Error::invalid_request(format!("the option \"{GRID}\" cannot be \"{value}\""))
-            .suggest(format!("{GRID} takes a whole number from 1 to {MOST_STEPS}"))
+        Error::invalid_request(format!("the option \"{GRID}\" cannot be \"{value}\"")).suggest(
+            format!("{GRID} takes a whole number from 1 to {MOST_STEPS}"),
+        )
     })
 }
 

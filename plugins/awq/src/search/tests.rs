@@ -152,10 +152,7 @@ fn threads_do_not_matter() {
     let mut case = Case::new(8, 30.0);
     // Several tasks.
     case.layers[0] = numbers(300, 2 * GROUP, 77);
-    let effort = Effort {
-        grid: 4,
-        duo: true,
-    };
+    let effort = Effort { grid: 4, duo: true };
     let found = case.search_on(&Serial, effort);
     assert_eq!(found, case.search_on(&Backwards, effort));
     let factors = case.magnitudes(2 * GROUP, 1).factors(found.exponents);

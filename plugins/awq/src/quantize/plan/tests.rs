@@ -125,7 +125,12 @@ fn a_search_asks_for_statistics_and_holds_norms() {
     .map(|layer| format!("model.layers.1.{layer}.weight"));
     let expected: Vec<(&str, &Statistic)> = sites
         .iter()
-        .flat_map(|site| [(&**site, &Statistic::Gram), (site, &Statistic::MeanMagnitude)])
+        .flat_map(|site| {
+            [
+                (&**site, &Statistic::Gram),
+                (site, &Statistic::MeanMagnitude),
+            ]
+        })
         .collect();
     assert_eq!(asked, expected);
 }

@@ -190,7 +190,10 @@ fn a_folded_model_computes_the_same() {
             for ((row, column), number) in stored.indexed_iter() {
                 let step = scales[[row, column / GROUP]];
                 let off = (number - exact[[row, column]]).abs();
-                assert!(off <= 0.51 * step, "{name}: {row} {column}, {off} of {step}");
+                assert!(
+                    off <= 0.51 * step,
+                    "{name}: {row} {column}, {off} of {step}"
+                );
             }
         }
     }

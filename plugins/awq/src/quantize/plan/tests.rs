@@ -153,7 +153,21 @@ fn rounding_to_the_nearest_needs_no_calibration() {
     assert!(error.suggestion.unwrap().contains("method=rtn"));
 }
 
-/// The small model, with biases of values and of the up projection, and other tensors changed.
+/// Adds biases to the layers whose rows factors are folded into; `bytes` are those of so many rows.
+pub(crate) fn add_biases(model: &mut TestModel, bytes: impl Fn(usize) -> Vec<u8>) {
+    let mut sites = model.model().sites.clone();
+    for site in &mut sites {
+        if let Fold::Rows { weight, bias } | Fold::Values { weight, bias, .. } = &mut site.fold {
+            let weight = &model.model().tensors[*weight];
+            let (name, rows) = (weight.name.replace(".weight", ".bias"), weight.shape[0]);
+            *bias = Some(model.model().tensors.len());
+            model.add_tensor(&name, "BF16", &[rows], bytes(rows as usize));
+        }
+    }
+    model.set_sites(sites);
+}
+
+/// The small model with biases, and with other tensors changed.
 fn changed(change: impl Fn(&mut TensorInfo)) -> TestModel {
     let full = TestModel::tiny_llama();
     let mut model = TestModel::default();
@@ -166,17 +180,8 @@ fn changed(change: impl Fn(&mut TensorInfo)) -> TestModel {
         bytes.resize(2 * elements, 0);
         model.add_tensor(&tensor.name, &tensor.dtype, &tensor.shape, bytes);
     }
-    let mut sites = full.model().sites.clone();
-    for site in &mut sites {
-        if let Fold::Rows { weight, bias } | Fold::Values { weight, bias, .. } = &mut site.fold {
-            let weight = &full.model().tensors[*weight];
-            let name = weight.name.replace(".weight", ".bias");
-            *bias = Some(model.model().tensors.len());
-            let rows = weight.shape[0];
-            model.add_tensor(&name, "BF16", &[rows], vec![0; 2 * rows as usize]);
-        }
-    }
-    model.set_sites(sites);
+    model.set_sites(full.model().sites.clone());
+    add_biases(&mut model, |rows| vec![0; 2 * rows]);
     model
 }
 

@@ -4,7 +4,7 @@ use llm_quantize_plugin_api::{ElementType, Fold, Statistic};
 use ndarray::{Axis, azip};
 
 use super::*;
-use crate::quantize::plan::tests::request;
+use crate::quantize::plan::tests::{add_biases, request};
 
 /// Inputs of a group.
 const GROUP: usize = 64;
@@ -34,20 +34,11 @@ pub fn model(weights: Weights, biases: bool) -> TestModel {
         };
         model.add_tensor(&tensor.name, "BF16", &tensor.shape, bytes);
     }
-    let mut sites = full.model().sites.clone();
-    for site in &mut sites {
-        if let Fold::Rows { weight, bias } | Fold::Values { weight, bias, .. } = &mut site.fold
-            && biases
-        {
-            let weight = &full.model().tensors[*weight];
-            let rows = weight.shape[0] as usize;
-            let numbers = (0..rows).map(|i| (i % 23) as f32 / 8.0 - 1.3);
-            *bias = Some(model.model().tensors.len());
-            let name = weight.name.replace(".weight", ".bias");
-            model.add_tensor(&name, "BF16", &[rows as u64], bf16(numbers));
-        }
+    model.set_sites(full.model().sites.clone());
+    if biases {
+        let numbers = |rows| (0..rows).map(|row| (row % 23) as f32 / 8.0 - 1.3);
+        add_biases(&mut model, |rows| bf16(numbers(rows)));
     }
-    model.set_sites(sites);
     calibrate(&mut model);
     model
 }

@@ -136,8 +136,8 @@ fn layers_whose_parts_do_not_fit() {
         (
             "no codes",
             |folder| remove_part(folder, "qweight"),
-            UNSUPPORTED,
-            "scales an activation",
+            CORRUPT,
+            "q_proj\\\" has no tensor",
         ),
         (
             "no zeros",

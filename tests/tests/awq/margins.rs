@@ -37,15 +37,15 @@ const MARGINS: [Margin; 4] = [
     Margin {
         uneven: true,
         options: &["--group-size", "128"],
-        rounded: 0.0,
-        share_at_most: 1.0,
+        rounded: 0.25,
+        share_at_most: 0.05,
     },
     // By factors alone.
     Margin {
         uneven: true,
         options: &["--group-size", "32", "--set", "clip=false"],
-        rounded: 0.0,
-        share_at_most: 1.0,
+        rounded: 0.1,
+        share_at_most: 0.08,
     },
 ];
 

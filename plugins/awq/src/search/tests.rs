@@ -270,7 +270,7 @@ proptest! {
         let whole = Array2::ones(found.dim());
         let changes = [&found, &whole].map(|clips| {
             let stored = round_clipped(&Serial, scaled.view(), GROUP, clips.view());
-            stored.dequantize() / &ndarray::aview1(&factors) - weight
+            stored.dequantize() / ndarray::aview1(&factors) - weight
         });
         for row in 0..weight.nrows() {
             for group in 0..2 {

@@ -162,7 +162,7 @@ fn expected(
 
 /// A weight with its factors.
 fn folded(weight: Array2<f32>, inputs: &[f32], outputs: Option<&[f32]>) -> Array2<f32> {
-    let mut weight = weight * &ndarray::aview1(inputs);
+    let mut weight = weight * ndarray::aview1(inputs);
     for (mut row, by) in weight.outer_iter_mut().zip(outputs.into_iter().flatten()) {
         row.iter_mut().for_each(|w| *w /= by);
     }

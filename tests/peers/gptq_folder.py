@@ -17,10 +17,11 @@ def problems(folder, source, bits, group, sym, checkpoint_format):
     """Lines about what is wrong, none of a good folder."""
     expected = {"bits": bits, "group_size": group, "sym": sym, "checkpoint_format": checkpoint_format,
                 "desc_act": False, "lm_head": False, "quant_method": "gptq"}
-    return [*_files(folder, source), *_config(folder, source, expected), *_tensors(folder, source, expected)]
+    return [*files(folder, source), *_config(folder, source, expected), *_tensors(folder, source, expected)]
 
 
-def _files(folder, source):
+def files(folder, source):
+    """Lines about the files beside configuration and weights: all are to be the source's."""
     def others(path):
         return {file.name: file for file in path.iterdir()
                 if file.name not in ("config.json", "quantize_config.json") and ".safetensors" not in file.name}

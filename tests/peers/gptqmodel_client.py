@@ -62,5 +62,13 @@ def unpacked(folder):
     return weights
 
 
+def unpacked_awq(qweight, qzeros):
+    """Codes [in, out] and zeros [groups, out] of an AWQ layer as GPTQModel's kernels unpack them."""
+    with quiet():
+        from gptqmodel.quantization.awq.utils.packing_utils import reverse_awq_order, unpack_awq
+    codes, zeros = reverse_awq_order(*unpack_awq(qweight, qzeros, 4), 4)
+    return codes & 15, zeros & 15
+
+
 def kernels(model):
     return sorted({type(module).__name__ for module in quantized_modules(model).values()})

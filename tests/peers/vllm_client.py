@@ -18,7 +18,7 @@ os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_
                   VLLM_ENABLE_V1_MULTIPROCESSING="0", TOKENIZERS_PARALLELISM="false",
                   TORCHDYNAMO_DISABLE="1")  # else the first request compiles C++ for twenty seconds
 
-KERNEL = re.compile(r"Using (\S+) for (AutoGPTQ\S*|\S*GPTQ\S*)")
+KERNEL = re.compile(r"Using (\S+) for (\S*(?:GPTQ|AWQ)\S*)")
 
 
 def run(job, llm_class, parameters):

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used)]
 
 pub mod hub_server;
+pub mod killed;
 #[cfg(unix)]
 mod limited;
 pub mod safetensors;
@@ -60,6 +61,35 @@ pub fn deep_llama(folder: &Path, layers: usize) {
         }));
     }
     write_safetensors(&path, &tensors);
+}
+
+/// Writes the built-in model with an MLP of 704 channels, which 128 does not divide.
+pub fn narrow_llama(folder: &Path) {
+    use safetensors::{read_safetensors, write_safetensors};
+    const WIDTH: usize = 704;
+    copy_folder(&tiny_llama(), folder);
+    edit_json(&folder.join("config.json"), |config| {
+        config["intermediate_size"] = WIDTH.into();
+    });
+    let path = folder.join("model.safetensors");
+    let mut tensors = read_safetensors(&path);
+    for tensor in &mut tensors {
+        match tensor.name.rsplit('.').nth(1) {
+            Some("down_proj") => tensor.keep_columns(WIDTH),
+            Some("gate_proj" | "up_proj") => tensor.keep_rows(WIDTH),
+            _ => {}
+        }
+    }
+    write_safetensors(&path, &tensors);
+}
+
+/// Perplexity of a model on the held-out text.
+pub fn perplexity(model: &Path) -> f64 {
+    let data = text(&fixture("text/eval.txt"));
+    let options = ["--data", &data, "--windows", "24", "--context", "512"];
+    let rows = run_json([&["quality", &text(model)][..], &options].concat());
+    let rows = rows.expect_code(0).json();
+    rows[0]["perplexity"].as_f64().expect("a number")
 }
 
 /// Where cargo puts what it builds with the tests' own profile. Builds the program, its

@@ -31,6 +31,11 @@ impl Tensor {
         serde_json::from_value(self.info["shape"].clone()).expect("dimensions")
     }
 
+    /// Its stored bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Drops all columns of a matrix but the first ones.
     pub fn keep_columns(&mut self, columns: usize) {
         let [rows, before] = self.shape()[..] else {

@@ -37,9 +37,11 @@ enum Kind {
     LegacyImatrix,
     Gptq,
     GptqConfig,
+    Awq,
+    AwqConfig,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kind::Weights,
     Kind::Shard,
     Kind::Index,
@@ -53,6 +55,8 @@ const KINDS: [Kind; 13] = [
     Kind::LegacyImatrix,
     Kind::Gptq,
     Kind::GptqConfig,
+    Kind::Awq,
+    Kind::AwqConfig,
 ];
 
 impl Kind {
@@ -100,6 +104,8 @@ impl Kind {
             Self::LegacyImatrix => (with("imatrix", tiny::legacy_imatrix(WIDTH)), "imatrix", ""),
             Self::Gptq => (tiny::seed("gptq", "4bit"), "model.safetensors", ""),
             Self::GptqConfig => (tiny::seed("gptq", "4bit"), "config.json", ""),
+            Self::Awq => (tiny::seed("awq", "4bit"), "model.safetensors", ""),
+            Self::AwqConfig => (tiny::seed("awq", "4bit"), "config.json", ""),
         }
     }
 
@@ -108,7 +114,9 @@ impl Kind {
             Self::Index | Self::Config | Self::Tokenizer | Self::TokenizerConfig => {
                 mutate::json(bytes, random)
             }
-            Self::Gptq | Self::GptqConfig => mutate::any(bytes, random),
+            Self::Gptq | Self::GptqConfig | Self::Awq | Self::AwqConfig => {
+                mutate::any(bytes, random)
+            }
             Self::SentencePiece | Self::Imatrix | Self::LegacyImatrix => {
                 mutate::bytes(bytes, random)
             }

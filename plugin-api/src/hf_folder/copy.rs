@@ -69,6 +69,15 @@ pub fn plain_dtype(model: &ModelDescription, tensor: &TensorInfo) -> ElementType
     ElementType::from_dtype(&tensor.dtype).unwrap_or(usual)
 }
 
+/// The safetensors name of a type in which tensors are written.
+pub(super) fn dtype_name(element: ElementType) -> &'static str {
+    match element {
+        ElementType::F32 => "F32",
+        ElementType::F16 => "F16",
+        ElementType::BF16 | ElementType::Raw => "BF16",
+    }
+}
+
 /// The number after `layers.` in a Hugging Face tensor name.
 pub fn layer_of(name: &str) -> Option<u32> {
     let (_, rest) = name.split_once("layers.")?;

@@ -3,12 +3,14 @@
 //!
 //! Plain models and most quantized formats are such folders; they differ in the tensors and in
 //! what `config.json` says about them. [`FolderBuilder`] plans one, [`Weights`] and
-//! [`read_json`] read one, [`verify`] compares a finished one with its plan.
+//! [`read_json`] read one, [`verify`] compares a finished one with its plan. [`quantized`] has what
+//! the quantized ones have in common.
 
 mod build;
 mod copy;
 mod header;
 mod limits;
+pub mod quantized;
 mod read;
 mod verify;
 

@@ -106,6 +106,33 @@ impl StoredTensor {
             .ok_or_else(|| Error::corrupt(format!("the tensor \"{}\" is cut off", self.info.name)))
     }
 
+    /// Its sizes as those of a matrix.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn matrix(&self) -> Result<[usize; 2]> {
+        let size = |dim: u64| usize::try_from(dim).ok();
+        let sizes = match self.info.shape[..] {
+            [rows, columns] => size(rows).zip(size(columns)),
+            _ => None,
+        };
+        sizes.map(|(rows, columns)| [rows, columns]).ok_or_else(|| {
+            Error::corrupt(format!(
+                "the tensor \"{}\" has the shape {:?}, expected a matrix",
+                self.info.name, self.info.shape
+            ))
+        })
+    }
+
+    /// An error that says what its type should be.
+    pub fn of_type(&self, expected: &str) -> Error {
+        let info = &self.info;
+        Error::unsupported(format!(
+            "the tensor \"{}\" is of type {}, expected {expected}",
+            info.name, info.dtype
+        ))
+    }
+
     /// Converts rows of plain numbers to single precision; `out` holds exactly those rows.
     ///
     /// # Errors

@@ -3,9 +3,15 @@
 //!
 //! [`float16`] has the rounding and the kernels.
 
+use ndarray::Array2;
+
 use super::float16;
+use super::parallel::{Parallel, try_hand_out};
 use super::simd::{Isa, Kernel, Level};
-use crate::interface::{ElementType, Error, Result};
+use crate::interface::{ElementType, Error, Result, TensorView};
+
+/// Numbers that one task widens.
+const TASK: usize = 1 << 18;
 
 /// Reads little-endian numbers of a type into single precision.
 ///
@@ -114,9 +120,29 @@ impl Kernel for Narrow<'_> {
     }
 }
 
+/// All numbers of a view in single precision.
+///
+/// # Errors
+/// If the view is raw.
+pub fn widen(parallel: &dyn Parallel, view: &TensorView<'_>) -> Result<Array2<f32>> {
+    let (rows, cols) = (view.rows(), view.cols());
+    let mut numbers = Array2::zeros((rows, cols));
+    let rows_each = (TASK / cols.max(1)).max(1);
+    let length = rows_each * cols * view.element().bytes();
+    if let Some(numbers) = numbers.as_slice_mut() {
+        let parts = numbers.chunks_mut((rows_each * cols).max(1));
+        let parts = parts.zip(view.bytes().chunks(length.max(1)));
+        try_hand_out(parallel, parts.collect(), |_, (numbers, bytes)| {
+            to_f32(view.element(), bytes, numbers)
+        })?;
+    }
+    Ok(numbers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Serial;
     use half::{bf16, f16};
     use proptest::prelude::*;
 
@@ -139,6 +165,20 @@ mod tests {
                 assert!(number.is_nan() || back[2 * i..2 * i + 2] == bytes[2 * i..2 * i + 2]);
             }
         }
+    }
+
+    #[test]
+    fn views_are_widened_in_parts() {
+        let exact: Vec<f32> = (0..700 * 500).map(|n| (n % 977) as f32 - 400.0).collect();
+        let mut bytes = vec![0; exact.len() * 2];
+        from_f32(ElementType::F16, &exact, &mut bytes).unwrap();
+        let view = TensorView::new(ElementType::F16, 700, 500, &bytes).unwrap();
+        let wide = widen(&Serial, &view).unwrap();
+        assert!(wide.dim() == (700, 500) && wide.iter().eq(&exact));
+        let raw = TensorView::new(ElementType::Raw, 1, 4, &bytes[..4]).unwrap();
+        assert!(widen(&Serial, &raw).is_err());
+        let empty = TensorView::new(ElementType::F32, 0, 4, &[]).unwrap();
+        assert_eq!(widen(&Serial, &empty).unwrap().dim(), (0, 4));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod exp;
 pub mod float16;
 #[cfg(feature = "products")]
 pub mod gram;
+pub mod grouped;
 pub mod moments;
 pub mod norm;
 mod parallel;

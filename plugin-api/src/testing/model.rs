@@ -51,6 +51,23 @@ impl TestModel {
         model
     }
 
+    /// The same with an MLP that is so much narrower: the first numbers of each weight.
+    pub fn narrow_llama(width: u64) -> Self {
+        let mut model = Self::tiny_llama();
+        let tensors = model.description.tensors.iter_mut().zip(&mut model.tensors);
+        for (info, bytes) in tensors {
+            for dim in info.shape.iter_mut().filter(|dim| **dim == MLP) {
+                *dim = width.min(MLP);
+            }
+            info.bytes = info.shape.iter().product::<u64>() * 2;
+            bytes.truncate(info.bytes as usize);
+        }
+        let mut config = config();
+        config["intermediate_size"] = width.min(MLP).into();
+        model.set_config(config);
+        model
+    }
+
     /// The model that a reader presents, with the tensors' stored bytes as far as the reader
     /// gives them, and its files.
     ///

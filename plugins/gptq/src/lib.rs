@@ -12,6 +12,8 @@ pub mod solver;
 
 /// Name of the format on the command line, and in `config.json`.
 pub const FORMAT: &str = "gptq";
+/// Name of the format for people.
+pub const NAME: &str = "GPTQ";
 
 llm_quantize_plugin_api::export_plugin! {
     id: "gptq",

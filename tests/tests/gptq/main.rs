@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use llm_quantize_tests::safetensors::read_safetensors;
-use llm_quantize_tests::{Run, fixture, run_json, text, tiny_llama};
+use llm_quantize_tests::{Run, fixture, perplexity, run_json, text, tiny_llama};
 use serde_json::{Value, json};
 
 /// Enough text for statistics of full rank, little enough to be quick.
@@ -162,9 +162,12 @@ fn folders_are_read_back() {
         "plain",
     ];
     run_json(convert).expect_code(0);
-    let quality = |model: &Path| margins::perplexity(&tiny_llama(), model);
-    let plain = quality(&dir.path().join("plain"));
-    assert_eq!(plain, quality(&folder), "decoded beforehand or on the way");
+    let plain = perplexity(&dir.path().join("plain"));
+    assert_eq!(
+        plain,
+        perplexity(&folder),
+        "decoded beforehand or on the way"
+    );
     let gguf = [
         "quantize",
         &text(&folder),

@@ -1,11 +1,8 @@
 //! What GPTQ buys over rounding to the nearest, as data.
 
-use std::path::Path;
+use llm_quantize_tests::{perplexity, tiny_llama};
 
-use llm_quantize_tests::{fixture, run_json, tiny_llama};
-use serde_json::Value;
-
-use super::{quantized, text};
+use super::quantized;
 
 /// Nats that a level loses over the source on the held-out text: rounded to the nearest at
 /// least, and by GPTQ at most as a share of that. Measured, with some room.
@@ -43,27 +40,17 @@ const MARGINS: [Margin; 4] = [
     },
 ];
 
-/// Perplexity of a model on the held-out text.
-pub fn perplexity(original: &Path, model: &Path) -> f64 {
-    let data = text(&fixture("text/eval.txt"));
-    let options = ["--data", &data, "--windows", "24", "--context", "512"];
-    let models = ["quality", &text(original), &text(model)];
-    let rows = run_json([&models[..], &options].concat()).expect_code(0);
-    let rows: Value = rows.json();
-    rows[1]["perplexity"].as_f64().unwrap()
-}
-
 #[test]
 fn gptq_beats_rounding_to_the_nearest() {
     let dir = tempfile::tempdir().unwrap();
-    let source = perplexity(&tiny_llama(), &tiny_llama());
+    let source = perplexity(&tiny_llama());
     for (place, margin) in MARGINS.iter().enumerate() {
         let loss = |method: &str| {
             let name = format!("{place}-{method}");
             let method = format!("method={method}");
             let options = [margin.options, &["--set", &method]].concat();
             let (folder, _) = quantized(margin.level, dir.path(), &name, &options);
-            (perplexity(&tiny_llama(), &folder) / source).ln()
+            (perplexity(&folder) / source).ln()
         };
         let (rounded, solved) = (loss("rtn"), loss("gptq"));
         let what = format!(

@@ -1,8 +1,6 @@
 //! What is refused, and what is said beforehand.
 
-use std::path::Path;
-
-use llm_quantize_tests::{copy_folder, edit_json, run_json, text, tiny_llama};
+use llm_quantize_tests::{narrow_llama, run_json, text, tiny_llama};
 
 use super::{gptq, quantized};
 
@@ -19,26 +17,6 @@ fn a_group_must_divide_the_inputs() {
     let advice = error["suggestion"].as_str().unwrap();
     assert!(advice.contains("64"), "{advice}");
     assert!(!dir.path().join("m").exists());
-}
-
-/// The built-in model with an MLP of 704 channels, which 128 does not divide.
-fn narrow_llama(folder: &Path) {
-    use llm_quantize_tests::safetensors::{read_safetensors, write_safetensors};
-    const WIDTH: usize = 704;
-    copy_folder(&tiny_llama(), folder);
-    edit_json(&folder.join("config.json"), |config| {
-        config["intermediate_size"] = WIDTH.into();
-    });
-    let path = folder.join("model.safetensors");
-    let mut tensors = read_safetensors(&path);
-    for tensor in &mut tensors {
-        match tensor.name.rsplit('.').nth(1) {
-            Some("down_proj") => tensor.keep_columns(WIDTH),
-            Some("gate_proj" | "up_proj") => tensor.keep_rows(WIDTH),
-            _ => {}
-        }
-    }
-    write_safetensors(&path, &tensors);
 }
 
 /// Which loaders will not take the choice is said before the work.

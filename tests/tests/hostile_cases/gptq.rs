@@ -1,57 +1,19 @@
 //! GPTQ folders: what they say about themselves, and layers whose parts do not fit.
 
 use std::fs;
-use std::path::Path;
 
 use llm_quantize_fuzz::tiny;
 use llm_quantize_tests::edit_json;
-use llm_quantize_tests::safetensors::{Tensor, read_safetensors, write_safetensors};
-use serde_json::{Value, json};
+use llm_quantize_tests::safetensors::Tensor;
+use serde_json::json;
 
-use super::{CORRUPT, Case, UNSUPPORTED, check};
+use super::layered::{self, CONFIG, LAYER, SECTION, edit_part, edit_tensors, remove_part, say};
+use super::{CORRUPT, Case, UNSUPPORTED};
 
-const CONFIG: &str = "config.json";
 const ALONE: &str = "quantize_config.json";
-const SECTION: &str = "quantization_config";
 
-/// 32 inputs in one group, and 32 outputs, in 4 bits.
-const LAYER: &str = "model.layers.0.self_attn.q_proj";
-
-fn folder() -> Vec<tiny::File> {
-    tiny::seed("gptq", "4bit")
-}
-
-/// The case runs on another model that is quantized already, so that this is agreed to.
 fn check_folders(cases: &[Case]) {
-    check(folder, "", &["--set", "allow-requantize=true"], cases);
-}
-
-/// Changes what the folder says about its quantization.
-fn say(folder: &Path, key: &str, value: Value) {
-    edit_json(&folder.join(CONFIG), |config| config[SECTION][key] = value);
-}
-
-fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Vec<Tensor>)) {
-    let path = folder.join("model.safetensors");
-    let mut tensors = read_safetensors(&path);
-    edit(&mut tensors);
-    write_safetensors(&path, &tensors);
-}
-
-/// Changes a part of the layer.
-fn edit_part(folder: &Path, part: &str, edit: impl FnOnce(&mut Tensor)) {
-    edit_tensors(folder, |tensors| {
-        let name = format!("{LAYER}.{part}");
-        let mut tensors = tensors.iter_mut();
-        edit(tensors.find(|tensor| tensor.name == name).unwrap());
-    });
-}
-
-fn remove_part(folder: &Path, part: &str) {
-    let name = format!("{LAYER}.{part}");
-    edit_tensors(folder, |tensors| {
-        tensors.retain(|tensor| tensor.name != name)
-    });
+    layered::check_folders(|| tiny::seed("gptq", "4bit"), cases);
 }
 
 #[test]

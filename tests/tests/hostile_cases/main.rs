@@ -4,8 +4,10 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
+mod awq;
 mod gguf;
 mod gptq;
+mod layered;
 mod small_files;
 mod weights;
 

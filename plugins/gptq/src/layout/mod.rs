@@ -13,16 +13,16 @@
 pub mod packed;
 
 use llm_quantize_plugin_api::hf_folder::NewTensor;
+pub use llm_quantize_plugin_api::hf_folder::quantized::SCALES;
+use llm_quantize_plugin_api::hf_folder::quantized::{LayerShape, groups_misfit};
 use llm_quantize_plugin_api::kernels::bits;
 
-/// The ending of a weight's name, which the four tensors replace.
-pub const WEIGHT: &str = ".weight";
-/// Endings of the four tensors' names.
+use crate::levels::type_name;
+
+/// Endings of the tensors' names, beside [`SCALES`]: codes.
 pub const QWEIGHT: &str = ".qweight";
 /// Zeros.
 pub const QZEROS: &str = ".qzeros";
-/// Scales.
-pub const SCALES: &str = ".scales";
 /// Groups of inputs.
 pub const G_IDX: &str = ".g_idx";
 
@@ -87,26 +87,6 @@ impl Shape {
         self.inputs.div_ceil(self.group)
     }
 
-    /// Why a layer of these sizes cannot be stored, as the end of a sentence about it; `None` if
-    /// it can.
-    #[must_use]
-    pub fn misfit(&self) -> Option<String> {
-        let fills = |size: usize| size > 0 && bits::words(self.bits, size).is_some();
-        if self.group == 0 || !self.inputs.is_multiple_of(self.group) {
-            let (group, inputs) = (self.group, self.inputs);
-            return Some(format!("groups of {group} do not divide {inputs} inputs"));
-        }
-        let (what, size) = match (fills(self.inputs), fills(self.outputs)) {
-            (true, true) => return None,
-            (false, _) => ("inputs", self.inputs),
-            (true, false) => ("outputs", self.outputs),
-        };
-        Some(format!(
-            "{size} {what} do not fill words of 32 bits with {} bits each",
-            self.bits
-        ))
-    }
-
     /// Length of the packed codes, in bytes.
     #[must_use]
     pub fn qweight_bytes(&self) -> Option<usize> {
@@ -121,24 +101,6 @@ impl Shape {
         (self.outputs.saturating_mul(self.bits as usize)).div_ceil(32)
     }
 
-    /// The four tensors of the layer of this module, in the order `qweight`, `qzeros`, `scales`,
-    /// `g_idx`. Only for sizes without [`misfit`](Self::misfit).
-    #[must_use]
-    pub fn tensors(&self, module: &str) -> [NewTensor; 4] {
-        let [inputs, outputs, groups] =
-            [self.inputs, self.outputs, self.groups()].map(|size| size as u64);
-        let words = bits::words(self.bits, self.inputs).unwrap_or(0) as u64;
-        let tensor = |ending: &str, dtype: &str, shape: &[u64]| {
-            NewTensor::new(format!("{module}{ending}"), dtype, shape)
-        };
-        [
-            tensor(QWEIGHT, "I32", &[words, outputs]),
-            tensor(QZEROS, "I32", &[groups, self.zero_words() as u64]),
-            tensor(SCALES, "F16", &[groups, outputs]),
-            tensor(G_IDX, "I32", &[inputs]),
-        ]
-    }
-
     /// The trivial `g_idx`: groups follow each other.
     #[must_use]
     pub fn trivial_groups(&self) -> Vec<u8> {
@@ -147,10 +109,46 @@ impl Shape {
     }
 }
 
-/// A weight's name without its ending: the name of the layer.
-#[must_use]
-pub fn module_of(weight: &str) -> &str {
-    weight.strip_suffix(WEIGHT).unwrap_or(weight)
+impl LayerShape for Shape {
+    fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    fn misfit(&self) -> Option<String> {
+        let fills = |size: usize| size > 0 && bits::words(self.bits, size).is_some();
+        if let Some(misfit) = groups_misfit(self.group, self.inputs) {
+            return Some(misfit);
+        }
+        let (what, size) = match (fills(self.inputs), fills(self.outputs)) {
+            (true, true) => return None,
+            (false, _) => ("inputs", self.inputs),
+            (true, false) => ("outputs", self.outputs),
+        };
+        Some(format!(
+            "{size} {what} do not fill words of 32 bits with {} bits each",
+            self.bits
+        ))
+    }
+
+    /// The four tensors in the order `qweight`, `qzeros`, `scales`, `g_idx`.
+    fn tensors(&self, module: &str) -> Vec<NewTensor> {
+        let [inputs, outputs, groups] =
+            [self.inputs, self.outputs, self.groups()].map(|size| size as u64);
+        let words = bits::words(self.bits, self.inputs).unwrap_or(0) as u64;
+        let tensor = |ending: &str, dtype: &str, shape: &[u64]| {
+            NewTensor::new(format!("{module}{ending}"), dtype, shape)
+        };
+        vec![
+            tensor(QWEIGHT, "I32", &[words, outputs]),
+            tensor(QZEROS, "I32", &[groups, self.zero_words() as u64]),
+            tensor(SCALES, "F16", &[groups, outputs]),
+            tensor(G_IDX, "I32", &[inputs]),
+        ]
+    }
+
+    fn type_name(&self) -> String {
+        type_name(self.bits)
+    }
 }
 
 #[cfg(test)]
@@ -180,8 +178,11 @@ mod tests {
             assert_eq!((tensor.name.as_str(), tensor.dtype.as_str()), (name, dtype));
             assert_eq!(tensor.shape, shape);
         }
-        let [qweight, qzeros, ..] = shape(3, 64, 32, 32).tensors("m");
-        assert_eq!((qweight.shape, qzeros.shape), (vec![6, 32], vec![2, 3]));
+        let tensors = shape(3, 64, 32, 32).tensors("m");
+        assert_eq!(
+            (&tensors[0].shape[..], &tensors[1].shape[..]),
+            (&[6, 32][..], &[2, 3][..])
+        );
     }
 
     #[test]

@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 
+use llm_quantize_plugin_api::hf_folder::quantized::{Groups, Rows};
 use llm_quantize_plugin_api::kernels::{Parallel, bits, convert, float16};
 use llm_quantize_plugin_api::{ElementType, Error, Result};
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2};
 
 use super::{Shape, Version};
 use crate::solver::Solution;
-
-/// Rows that are unpacked at once.
-const ROWS: usize = 64;
 
 /// Writes a solution into the bytes of `qweight`, `qzeros` and `scales`.
 ///
@@ -94,24 +92,6 @@ pub struct Packed<'a> {
     pub g_idx: Option<&'a [u8]>,
 }
 
-/// Rows of a stored layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rows {
-    /// `rows × K`.
-    pub codes: Array2<u8>,
-    /// What they mean.
-    pub groups: Groups,
-}
-
-/// The groups of rows of a stored layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Groups {
-    /// `rows × G`.
-    pub scales: Array2<f32>,
-    /// `rows × G`; up to 256.
-    pub zeros: Array2<f32>,
-}
-
 impl Packed<'_> {
     /// The group of each input, if they do not simply follow each other.
     ///
@@ -173,10 +153,7 @@ impl Packed<'_> {
             )));
         }
         let count = rows.len();
-        let mut unpacked = Groups {
-            scales: Array2::zeros((count, groups)),
-            zeros: Array2::zeros((count, groups)),
-        };
+        let mut unpacked = Groups::zeros(count, groups);
         let short = || Error::internal("scales or zeros are fewer than the layer's groups");
         let zero_bytes = self.shape.zero_words() * 4;
         let size = self.scale_type.bytes();
@@ -205,53 +182,19 @@ impl Packed<'_> {
     /// As [`rows`](Self::rows) and [`permutation`](Self::permutation), and if `out` has another
     /// length.
     pub fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let inputs = self.shape.inputs;
-        let count = rows.end.saturating_sub(rows.start);
-        if count.checked_mul(inputs) != Some(out.len()) {
-            return Err(Error::internal(format!(
-                "{count} rows of {inputs} do not fit {} numbers",
-                out.len()
-            )));
-        }
+        let (inputs, group) = (self.shape.inputs, self.shape.group);
         let permutation = self.permutation()?;
-        let chunks = out.chunks_mut((ROWS * inputs).max(1));
-        for (first, out) in rows.clone().step_by(ROWS).zip(chunks) {
-            let part = self.rows(first..(first + ROWS).min(rows.end))?;
-            for (row, out) in out.chunks_exact_mut(inputs.max(1)).enumerate() {
-                match &permutation {
-                    None => part.decode_row(row, self.shape.group, out),
-                    Some(groups) => part.decode_permuted_row(row, groups, out),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Rows {
-    fn decode_row(&self, row: usize, group: usize, out: &mut [f32]) {
-        let codes = self.codes.row(row);
-        for (number, out) in out.chunks_mut(group).enumerate() {
-            let (scale, zero) = self.groups.at(row, number);
-            let codes = codes.slice(s![number * group..number * group + out.len()]);
-            for (out, code) in out.iter_mut().zip(codes) {
-                *out = scale * (f32::from(*code) - zero);
-            }
-        }
-    }
-
-    fn decode_permuted_row(&self, row: usize, groups: &[u32], out: &mut [f32]) {
-        let codes = self.codes.row(row);
-        for ((out, code), group) in out.iter_mut().zip(codes).zip(groups) {
-            let (scale, zero) = self.groups.at(row, *group as usize);
-            *out = scale * (f32::from(*code) - zero);
-        }
-    }
-}
-
-impl Groups {
-    fn at(&self, row: usize, group: usize) -> (f32, f32) {
-        (self.scales[[row, group]], self.zeros[[row, group]])
+        let unpack = |rows| self.rows(rows);
+        Rows::decode(
+            rows,
+            inputs,
+            out,
+            unpack,
+            |part, row, out| match &permutation {
+                None => part.decode_row(row, group, out),
+                Some(groups) => part.decode_permuted_row(row, groups, out),
+            },
+        )
     }
 }
 

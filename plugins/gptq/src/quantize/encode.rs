@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use llm_quantize_plugin_api::kernels::try_hand_out;
+use llm_quantize_plugin_api::kernels::convert;
 use llm_quantize_plugin_api::{
     EncodeCall, EncodeReport, Error, ErrorKind, Host, LogLevel, Measure, Result, StatisticView,
     TensorView,
@@ -19,8 +19,6 @@ use crate::solver::{Factor, FactorError, Settings, Solution, SolveError, round_t
 /// The least part of a calibration's tokens that says enough about a layer; as in GPTQModel. Below
 /// it are experts that hardly any token reaches.
 const ENOUGH: f64 = 0.005;
-/// Numbers that one task widens.
-const TASK: usize = 1 << 18;
 
 /// Encodes the unit of a site.
 ///
@@ -252,19 +250,9 @@ impl Site<'_> {
             return Err(failed(layer, &SolveError::NotFinite { row, column }));
         }
         let solution = round_to_nearest(self.host, weight.view(), &self.settings);
-        figures.push(("weight_error", weight_error(&weight, &solution)));
+        figures.push(("weight_error", solution.relative_error(weight.view())));
         Ok((solution, figures))
     }
-}
-
-/// `|W - Ŵ|² / |W|²`.
-fn weight_error(weight: &Array2<f32>, solution: &Solution) -> f64 {
-    let (mut error, mut all) = (0.0, 0.0);
-    for (weight, stored) in weight.iter().zip(&solution.dequantize()) {
-        error += f64::from(weight - stored).powi(2);
-        all += f64::from(*weight).powi(2);
-    }
-    if all > 0.0 { error / all } else { 0.0 }
 }
 
 fn failed(layer: &Layer, error: &SolveError) -> Error {
@@ -287,16 +275,7 @@ fn widen(host: &Host, layer: &Layer, input: &TensorView<'_>) -> Result<Array2<f3
             input.cols()
         )));
     }
-    let mut numbers = vec![0.0; rows * cols];
-    let rows_each = (TASK / cols.max(1)).max(1);
-    let parts = numbers.chunks_mut((rows_each * cols).max(1)).collect();
-    try_hand_out(host, parts, |part, numbers: &mut [f32]| {
-        let rows = part * rows_each..;
-        let mut rows = rows.zip(numbers.chunks_exact_mut(cols));
-        rows.try_for_each(|(row, out)| input.row_to_f32(row, out))
-    })?;
-    let shaped = Array2::from_shape_vec((rows, cols), numbers);
-    shaped.map_err(|error| Error::internal(error.to_string()))
+    convert::widen(host, input)
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! The options of the format (`--set KEY=VALUE`) and the group size.
 
+use llm_quantize_plugin_api::hf_folder::quantized::WHOLE_ROW;
+use llm_quantize_plugin_api::hf_folder::quantized::options::{
+    choice, group_size, is, keep_unfit, option, requantize_option, unfit_option,
+};
 use llm_quantize_plugin_api::hf_folder::shard_size_option;
 use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
 
+use crate::NAME;
 use crate::layout::Version;
 use crate::levels::Level;
 use crate::solver::{Grid, Order, Settings};
 
 /// Group sizes; the last one is a whole row.
 pub const GROUP_SIZES: [i64; 5] = [32, 64, 128, 256, WHOLE_ROW];
-/// The group size that stands for a whole row.
-pub const WHOLE_ROW: i64 = -1;
 const DEFAULT_GROUP: i64 = 128;
 
 const SYM: &str = "sym";
@@ -21,8 +24,6 @@ const DAMPING: &str = "damping";
 const SCALES: &str = "scales";
 const REFINE: &str = "refine";
 const SMOOTH: &str = "smooth";
-const UNFIT: &str = "unfit";
-const REQUANTIZE: &str = "allow-requantize";
 
 const ORDERS: [(&str, Order); 3] = [
     ("group-aware", Order::GroupAware),
@@ -56,23 +57,12 @@ pub struct Wishes {
     pub smooth: bool,
     /// Whether layers that do not fit stay as they are, instead of being an error.
     pub keep_unfit: bool,
-    /// Quantize what is quantized already.
-    pub allow_requantize: bool,
     /// For all groups; made for a layer by [`settings`](Self::settings).
     solver: Settings,
 }
 
 /// The options, for `plugin info` and for checks.
 pub fn options() -> Vec<OptionInfo> {
-    let option = |key: &str, value_type, default: &str, help: &str| OptionInfo {
-        key: key.into(),
-        value_type,
-        default: default.into(),
-        help: help.into(),
-        repeatable: false,
-    };
-    let choice =
-        |names: &[&str]| OptionType::Choice(names.iter().map(|name| (*name).to_owned()).collect());
     let defaults = solver_defaults();
     vec![
         option(
@@ -123,18 +113,8 @@ pub fn options() -> Vec<OptionInfo> {
             "false",
             "fold factors of channels into the norms (as AWQ does) where that makes errors smaller",
         ),
-        option(
-            UNFIT,
-            choice(&["refuse", "keep"]),
-            "refuse",
-            "what happens to layers that the group size does not divide; keep leaves them as they are",
-        ),
-        option(
-            REQUANTIZE,
-            OptionType::Bool,
-            "false",
-            "quantize tensors that are quantized already (costs quality)",
-        ),
+        unfit_option(),
+        requantize_option(),
         shard_size_option(),
     ]
 }
@@ -157,11 +137,6 @@ impl Wishes {
     /// # Errors
     /// If a value is out of range.
     pub fn from_request(level: &Level, request: &PlanRequest) -> Result<Self> {
-        let is = |key: &str, value: &str| {
-            request
-                .option(key)
-                .is_some_and(|given| given.eq_ignore_ascii_case(value))
-        };
         let symmetric = request.option(SYM) != Some("false");
         let version = request.option(FORMAT).and_then(Version::find);
         let version = version.unwrap_or(default_version(symmetric));
@@ -172,16 +147,15 @@ impl Wishes {
         };
         Ok(Self {
             bits: level.bits,
-            group_size: group_size(request)?,
+            group_size: group_size(request, NAME, &GROUP_SIZES, DEFAULT_GROUP)?,
             symmetric,
             version,
-            method: match is(METHOD, "rtn") {
+            method: match is(request, METHOD, "rtn") {
                 true => Method::RoundToNearest,
                 false => Method::Gptq,
             },
             smooth: request.flag(SMOOTH),
-            keep_unfit: is(UNFIT, "keep"),
-            allow_requantize: request.flag(REQUANTIZE) || request.requantize,
+            keep_unfit: keep_unfit(request),
             solver: solver(grid, request)?,
         })
     }
@@ -216,20 +190,6 @@ const fn default_version(symmetric: bool) -> Version {
     }
 }
 
-fn group_size(request: &PlanRequest) -> Result<i64> {
-    let size = request.group_size.unwrap_or(DEFAULT_GROUP);
-    if GROUP_SIZES.contains(&size) {
-        return Ok(size);
-    }
-    let known = GROUP_SIZES.map(|size| size.to_string());
-    Err(
-        Error::invalid_request(format!("GPTQ has no groups of {size}")).suggest(format!(
-            "choose one of: {} (-1 is a whole row)",
-            known.join(", ")
-        )),
-    )
-}
-
 fn solver(grid: Grid, request: &PlanRequest) -> Result<Settings> {
     let mut settings = Settings::new(grid, 1);
     if let Some(name) = request.option(ORDER) {
@@ -237,10 +197,7 @@ fn solver(grid: Grid, request: &PlanRequest) -> Result<Settings> {
         let found = orders.find(|(known, _)| known.eq_ignore_ascii_case(name));
         settings.order = found.map_or(settings.order, |(_, order)| order);
     }
-    if request
-        .option(SCALES)
-        .is_some_and(|way| way.eq_ignore_ascii_case("range"))
-    {
+    if is(request, SCALES, "range") {
         settings.scales.steps = 0;
         settings.scales.trials = false;
     }
@@ -294,9 +251,7 @@ mod tests {
             ],
         )
         .unwrap();
-        assert!(
-            !wishes.symmetric && wishes.keep_unfit && wishes.smooth && !wishes.allow_requantize
-        );
+        assert!(!wishes.symmetric && wishes.keep_unfit && wishes.smooth);
         assert_eq!(wishes.version, Version::V2);
         assert_eq!(wishes.method, Method::RoundToNearest);
         let settings = wishes.settings(576);

@@ -1,16 +1,18 @@
 //! What a folder says about how it is quantized.
 
 use llm_quantize_plugin_api::hf_config::Config;
-use llm_quantize_plugin_api::hf_folder::{CONFIG, QUANTIZATION, read_json};
+use llm_quantize_plugin_api::hf_folder::quantized::{
+    self, check_words, group_size, quantizer, unsupported,
+};
+use llm_quantize_plugin_api::hf_folder::{CONFIG, QUANTIZATION};
 use llm_quantize_plugin_api::{Error, FileView, Result};
 use serde_json::Value;
 
-use crate::FORMAT;
 use crate::layout::Version;
+use crate::{FORMAT, NAME};
 
 /// Files that hold the quantization alone, as AutoGPTQ wrote them.
 const ALONE: &str = "quantize_config.json";
-const METHOD: &str = "quant_method";
 
 /// How a folder is quantized, for layers without another word; what a layer has in fact its
 /// tensors' shapes say.
@@ -55,23 +57,25 @@ impl Quantization {
         let bits = section.require_count("bits")?;
         let bits = u32::try_from(bits).unwrap_or(u32::MAX);
         if !matches!(bits, 2 | 3 | 4 | 8) {
-            return Err(unsupported(&format!("{bits} bits"), "2, 3, 4 and 8 bits"));
+            let what = format!("{bits} bits");
+            return Err(unsupported(NAME, &what, "2, 3, 4 and 8 bits"));
         }
-        let packing = section.text("pack_dtype")?.unwrap_or("int32");
-        if packing.trim_start_matches("torch.") != "int32" {
-            return Err(unsupported(&format!("words of type {packing}"), "int32"));
-        }
+        check_words(section, NAME)?;
         let format = section.text("checkpoint_format")?;
         let format = format.or(section.text("format")?).unwrap_or(FORMAT);
         let marlin = section.flag("is_marlin_format")?.unwrap_or(false);
         let version = Version::find(format).filter(|_| !marlin);
         let version = version.ok_or_else(|| {
             let format = if marlin { "marlin" } else { format };
-            unsupported(&format!("the layout \"{format}\""), "gptq and gptq_v2")
+            unsupported(
+                NAME,
+                &format!("the layout \"{format}\""),
+                "gptq and gptq_v2",
+            )
         })?;
         Ok(Self {
             bits,
-            group_size: group_size(section)?,
+            group_size: group_size(section, &["group_size"])?,
             version,
             symmetric: section.flag("sym")?,
             activation_order: section.flag("desc_act")?.unwrap_or(false),
@@ -82,56 +86,10 @@ impl Quantization {
 
 /// The object that describes a GPTQ quantization.
 fn section(files: &[FileView<'_>]) -> Result<Option<Value>> {
-    let is_ours = |section: &Value| {
-        let method = section.get(METHOD).and_then(Value::as_str);
-        method.is_some_and(|method| method.eq_ignore_ascii_case(FORMAT))
-    };
-    let config = read_json(files, CONFIG)?;
-    if let Some(section) =
-        config.and_then(|mut config| config.get_mut(QUANTIZATION).map(Value::take))
-        && !section.is_null()
-    {
-        return Ok(Some(section).filter(is_ours));
-    }
     // The first versions of AutoGPTQ did not name the method.
-    let unnamed = |section: &Value| {
-        section.get(METHOD).is_none()
-            && section.get("bits").is_some()
-            && section.get("desc_act").is_some()
-    };
-    let alone = read_json(files, ALONE)?;
-    Ok(alone.filter(|section| is_ours(section) || unnamed(section)))
-}
-
-fn group_size(section: &Config<'_>) -> Result<Option<usize>> {
-    let size = section.value("group_size").and_then(Value::as_i64);
-    match size {
-        Some(-1) => Ok(None),
-        Some(size @ 1..=0x7FFF_FFFF) => Ok(usize::try_from(size).ok()),
-        _ => Err(Error::corrupt(format!(
-            "{QUANTIZATION}: \"group_size\" is {}, expected a size, or -1 for a whole row",
-            section
-                .value("group_size")
-                .map_or_else(|| "missing".into(), Value::to_string)
-        ))),
-    }
-}
-
-fn quantizer(section: &Config<'_>) -> Option<String> {
-    let quantizer = section.value("meta").and_then(|meta| meta.get("quantizer"));
-    let name = quantizer.and_then(|quantizer| match quantizer {
-        Value::Array(names) => names.first().and_then(Value::as_str),
-        other => other.as_str(),
-    });
-    let provider = || section.value("provider").and_then(Value::as_str);
-    name.or_else(provider)
-        .map(|name| name.chars().take(80).collect())
-}
-
-fn unsupported(what: &str, known: &str) -> Error {
-    Error::unsupported(format!(
-        "this GPTQ folder has {what}; only {known} can be read"
-    ))
+    quantized::section(files, FORMAT, &[ALONE], |section| {
+        section.get("bits").is_some() && section.get("desc_act").is_some()
+    })
 }
 
 #[cfg(test)]

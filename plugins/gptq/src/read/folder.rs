@@ -1,16 +1,16 @@
 //! The layers of a folder.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
-use llm_quantize_plugin_api::hf_folder::{CONFIG, StoredTensor, Weights, read_json};
+use llm_quantize_plugin_api::hf_folder::quantized::{self, LayeredFolder};
+use llm_quantize_plugin_api::hf_folder::{StoredTensor, Weights};
 use llm_quantize_plugin_api::kernels::bits;
-use llm_quantize_plugin_api::{ElementType, Error, FileView, Result};
-use serde_json::Value;
+use llm_quantize_plugin_api::{AffineGroups, ElementType, Error, FileView, Result};
 
 use super::config::Quantization;
 use crate::layout::packed::Packed;
-use crate::layout::{G_IDX, QWEIGHT, QZEROS, SCALES, Shape, Version, WEIGHT};
+use crate::layout::{G_IDX, QWEIGHT, QZEROS, SCALES, Shape, Version};
+use crate::levels::type_name;
 
 /// Bits that layers may have.
 const BITS: [u32; 4] = [4, 8, 3, 2];
@@ -18,22 +18,10 @@ const BITS: [u32; 4] = [4, 8, 3, 2];
 /// A GPTQ folder.
 #[derive(Debug, Clone)]
 pub struct Folder {
-    /// `config.json`.
-    pub config: Value,
     /// What it says about the quantization.
     pub quantization: Quantization,
-    weights: Weights,
-    items: Vec<Item>,
-    places: HashMap<String, usize>,
-}
-
-/// A tensor of the model as its original had it.
-#[derive(Debug, Clone)]
-pub enum Item {
-    /// One that is not quantized.
-    Plain(StoredTensor),
-    /// A quantized weight.
-    Layer(Box<StoredLayer>),
+    /// Its tensors.
+    pub layers: LayeredFolder<StoredLayer>,
 }
 
 /// A quantized layer.
@@ -43,6 +31,7 @@ pub struct StoredLayer {
     pub module: String,
     /// Its sizes.
     pub shape: Shape,
+    version: Version,
     qweight: StoredTensor,
     qzeros: StoredTensor,
     scales: StoredTensor,
@@ -57,125 +46,46 @@ impl Folder {
     /// If it is no GPTQ folder, or one whose parts do not fit each other.
     pub fn open(files: &[FileView<'_>]) -> Result<Self> {
         let quantization = Quantization::of(files)?;
-        let config = read_json(files, CONFIG)?;
-        let config = config.ok_or_else(|| {
-            Error::corrupt(format!("there is no \"{CONFIG}\"")).suggest("finish the download")
+        let others = [QZEROS, SCALES, G_IDX];
+        let layers = LayeredFolder::open(files, QWEIGHT, &others, |weights, module| {
+            StoredLayer::find(weights, &quantization, module)
         })?;
-        let weights = Weights::open(files)?;
-        let mut items = Vec::new();
-        let mut places = HashMap::new();
-        for tensor in weights.tensors() {
-            let name = &tensor.info.name;
-            if let Some(module) = name.strip_suffix(QWEIGHT) {
-                places.insert(module.to_owned(), items.len());
-                let layer = StoredLayer::find(&weights, &quantization, module, tensor)?;
-                items.push(Item::Layer(Box::new(layer)));
-            } else if !is_part(&weights, name)? {
-                items.push(Item::Plain(tensor.clone()));
-            }
-        }
         Ok(Self {
-            config,
             quantization,
-            weights,
-            items,
-            places,
+            layers,
         })
     }
-
-    /// The tensors of the model, in the order of the files.
-    #[must_use]
-    pub fn items(&self) -> &[Item] {
-        &self.items
-    }
-
-    /// The quantized layers.
-    pub fn layers(&self) -> impl Iterator<Item = &StoredLayer> {
-        self.items.iter().filter_map(|item| match item {
-            Item::Layer(layer) => Some(&**layer),
-            Item::Plain(_) => None,
-        })
-    }
-
-    /// The quantized layer of this name.
-    #[must_use]
-    pub fn layer(&self, module: &str) -> Option<&StoredLayer> {
-        match self.items.get(*self.places.get(module)?)? {
-            Item::Layer(layer) => Some(&**layer),
-            Item::Plain(_) => None,
-        }
-    }
-
-    /// The tensors as they are stored.
-    #[must_use]
-    pub fn stored(&self) -> &[StoredTensor] {
-        self.weights.tensors()
-    }
-}
-
-/// Whether a tensor is a part of a quantized layer, other than its codes.
-///
-/// # Errors
-/// If it is one, but there are no codes.
-fn is_part(weights: &Weights, name: &str) -> Result<bool> {
-    for ending in [QZEROS, SCALES, G_IDX] {
-        let Some(module) = name.strip_suffix(ending) else {
-            continue;
-        };
-        if weights.find(&format!("{module}{QWEIGHT}")).is_some() {
-            return Ok(true);
-        }
-        // A tensor of this name alone may be one of the model's own.
-        if ending != SCALES {
-            return Err(lacks(module, QWEIGHT));
-        }
-    }
-    Ok(false)
-}
-
-fn lacks(module: &str, ending: &str) -> Error {
-    Error::corrupt(format!(
-        "the layer \"{module}\" has no tensor \"{module}{ending}\""
-    ))
 }
 
 impl StoredLayer {
-    /// Puts a layer together, given the tensor of its codes.
-    fn find(
-        weights: &Weights,
-        quantization: &Quantization,
-        module: &str,
-        qweight: &StoredTensor,
-    ) -> Result<Self> {
-        let part = |ending: &str| weights.find(&format!("{module}{ending}")).cloned();
-        let required = |ending: &str| part(ending).ok_or_else(|| lacks(module, ending));
-        if part(WEIGHT).is_some() {
-            return Err(Error::corrupt(format!(
-                "the layer \"{module}\" has both \"{WEIGHT}\" and \"{QWEIGHT}\""
-            )));
-        }
-        let (qzeros, scales, g_idx) = (required(QZEROS)?, required(SCALES)?, part(G_IDX));
-        for words in [Some(qweight), Some(&qzeros), g_idx.as_ref()]
+    /// Puts a layer together.
+    fn find(weights: &Weights, quantization: &Quantization, module: &str) -> Result<Self> {
+        let qweight = weights.require_part(module, QWEIGHT)?;
+        let qzeros = weights.require_part(module, QZEROS)?;
+        let scales = weights.require_part(module, SCALES)?;
+        let g_idx = weights.part(module, G_IDX);
+        for words in [Some(&qweight), Some(&qzeros), g_idx.as_ref()]
             .into_iter()
             .flatten()
         {
             if words.info.dtype != "I32" {
-                return Err(of_type(words, "I32"));
+                return Err(words.of_type("I32"));
             }
         }
         let scale_type = ElementType::from_dtype(&scales.info.dtype);
         let sizes = Sizes {
             module,
-            qweight: matrix(qweight)?,
-            qzeros: matrix(&qzeros)?,
-            scales: matrix(&scales)?,
+            qweight: qweight.matrix()?,
+            qzeros: qzeros.matrix()?,
+            scales: scales.matrix()?,
             g_idx: g_idx.as_ref().map(|g_idx| &g_idx.info.shape[..]),
         };
         Ok(Self {
             module: module.to_owned(),
             shape: sizes.shape(quantization)?,
-            qweight: qweight.clone(),
-            scale_type: scale_type.ok_or_else(|| of_type(&scales, "F16, BF16 or F32"))?,
+            version: quantization.version,
+            qweight,
+            scale_type: scale_type.ok_or_else(|| scales.of_type("F16, BF16 or F32"))?,
             qzeros,
             scales,
             g_idx,
@@ -186,10 +96,10 @@ impl StoredLayer {
     ///
     /// # Errors
     /// If the files are others than those that were opened.
-    pub fn packed<'a>(&self, files: &[FileView<'a>], version: Version) -> Result<Packed<'a>> {
+    pub fn packed<'a>(&self, files: &[FileView<'a>]) -> Result<Packed<'a>> {
         Ok(Packed {
             shape: self.shape,
-            version,
+            version: self.version,
             qweight: self.qweight.bytes(files)?,
             qzeros: self.qzeros.bytes(files)?,
             scales: self.scales.bytes(files)?,
@@ -201,60 +111,41 @@ impl StoredLayer {
                 .transpose()?,
         })
     }
+}
 
-    /// Decodes rows; `out` holds exactly those.
-    ///
-    /// # Errors
-    /// As [`Packed::decode`], with the layer's name.
-    pub fn decode(
-        &self,
-        files: &[FileView<'_>],
-        version: Version,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let packed = self.packed(files, version)?;
-        packed.decode(rows, out).map_err(|error| self.named(error))
+impl quantized::StoredLayer for StoredLayer {
+    fn module(&self) -> &str {
+        &self.module
     }
 
-    /// An error with the layer's name before it.
-    #[must_use]
-    pub fn named(&self, error: Error) -> Error {
-        Error {
-            message: format!("the layer \"{}\": {}", self.module, error.message),
-            ..error
-        }
+    fn sizes(&self) -> [usize; 2] {
+        [self.shape.outputs, self.shape.inputs]
     }
 
-    /// Bytes of all of its tensors.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    fn type_name(&self) -> String {
+        type_name(self.shape.bits)
+    }
+
+    fn bytes(&self) -> u64 {
         let parts = [&self.qweight, &self.qzeros, &self.scales];
         let parts = parts.into_iter().chain(&self.g_idx);
         parts.map(|part| part.info.bytes).sum()
     }
-}
 
-fn of_type(tensor: &StoredTensor, expected: &str) -> Error {
-    let info = &tensor.info;
-    Error::unsupported(format!(
-        "the tensor \"{}\" is of type {}, expected {expected}",
-        info.name, info.dtype
-    ))
-}
+    fn decode(&self, files: &[FileView<'_>], rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.packed(files)?.decode(rows, out)
+    }
 
-fn matrix(tensor: &StoredTensor) -> Result<[usize; 2]> {
-    let size = |dim: u64| usize::try_from(dim).ok();
-    let sizes = match tensor.info.shape[..] {
-        [rows, columns] => size(rows).zip(size(columns)),
-        _ => None,
-    };
-    sizes.map(|(rows, columns)| [rows, columns]).ok_or_else(|| {
-        Error::corrupt(format!(
-            "the tensor \"{}\" has the shape {:?}, expected a matrix",
-            tensor.info.name, tensor.info.shape
-        ))
-    })
+    fn groups(&self, files: &[FileView<'_>], rows: Range<usize>) -> Result<AffineGroups> {
+        let packed = self.packed(files)?;
+        let rows = packed.rows(rows)?;
+        let mut permutation = packed.permutation()?;
+        let Shape { inputs, group, .. } = self.shape;
+        if permutation.is_none() && !inputs.is_multiple_of(group) {
+            permutation = Some((0..inputs).map(|input| (input / group) as u32).collect());
+        }
+        rows.into_affine(self.shape.bits, group, permutation)
+    }
 }
 
 /// The sizes of a layer's tensors.

@@ -4,13 +4,14 @@
 
 pub mod config;
 pub mod folder;
-mod reader;
 
+use llm_quantize_plugin_api::hf_folder::quantized::FolderReader;
 use llm_quantize_plugin_api::{Converter, FileView, Host, ModelView, Reader, Result};
 
 use config::Quantization;
 use folder::Folder;
-use reader::GptqReader;
+
+use crate::FORMAT;
 
 /// Reads GPTQ folders.
 pub struct GptqConverter;
@@ -29,7 +30,45 @@ impl Converter for GptqConverter {
     }
 
     fn open(&self, files: &[FileView<'_>], view: ModelView) -> Result<Box<dyn Reader>> {
-        let folder = Folder::open(files)?;
-        Ok(Box::new(GptqReader::new(folder, files, view)))
+        let Folder {
+            quantization,
+            layers,
+        } = Folder::open(files)?;
+        let facts = facts(&quantization);
+        Ok(Box::new(FolderReader::new(
+            FORMAT, facts, layers, files, view,
+        )))
     }
+}
+
+/// What `info` shows beyond the usual.
+fn facts(quantization: &Quantization) -> Vec<(String, String)> {
+    let group = quantization.group_size;
+    let mut facts = vec![
+        ("layout", quantization.version.name().to_owned()),
+        ("bits", quantization.bits.to_string()),
+        (
+            "group size",
+            group.map_or_else(|| "a whole row".into(), |size| size.to_string()),
+        ),
+        (
+            "activation order",
+            quantization.activation_order.to_string(),
+        ),
+    ];
+    facts.extend(
+        quantization
+            .symmetric
+            .map(|sym| ("symmetric", sym.to_string())),
+    );
+    facts.extend(
+        quantization
+            .quantizer
+            .clone()
+            .map(|name| ("quantizer", name)),
+    );
+    let owned = facts
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    owned.collect()
 }

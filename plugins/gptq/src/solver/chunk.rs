@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::solution::Part;
+use llm_quantize_plugin_api::kernels::grouped::Part;
 
 /// Lanes are padded to a multiple of this, so that vectors need no rest: rows of zeros.
 const PAD: usize = llm_quantize_plugin_api::kernels::simd::MAX_LANES;

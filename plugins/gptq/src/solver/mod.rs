@@ -39,7 +39,6 @@ mod refine;
 mod rows;
 mod scales;
 mod settings;
-mod solution;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -49,9 +48,9 @@ use ndarray::ArrayView2;
 
 pub use factor::{Factor, FactorError};
 pub use grid::Grid;
+pub use llm_quantize_plugin_api::kernels::grouped::Solution;
 pub use order::Order;
 pub use settings::{Refinement, ScaleSearch, Settings, Weighting};
-pub use solution::Solution;
 
 /// Why a weight was not quantized.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

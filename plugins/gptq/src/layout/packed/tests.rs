@@ -1,4 +1,5 @@
 use llm_quantize_plugin_api::kernels::Serial;
+use ndarray::s;
 use proptest::prelude::*;
 
 use super::*;

@@ -121,30 +121,13 @@ fn rounding_to_the_nearest_needs_no_calibration() {
     assert!(error.suggestion.unwrap().contains("method=rtn"));
 }
 
-/// The small model with an MLP that is 192 wide, which groups of 128 do not divide.
-fn narrow() -> TestModel {
-    let full = TestModel::tiny_llama();
-    let mut model = TestModel::default();
-    model.set_config(full.model().config.clone());
-    for (index, tensor) in full.model().tensors.iter().enumerate() {
-        let shape: Vec<u64> = tensor
-            .shape
-            .iter()
-            .map(|dim| if *dim == 512 { 192 } else { *dim })
-            .collect();
-        let count: u64 = shape.iter().product();
-        let bytes = full.tensor_bytes(index)[..count as usize * 2].to_vec();
-        model.add_tensor(&tensor.name, "BF16", &shape, bytes);
-    }
-    model.set_sites(full.model().sites.clone());
-    model
-}
-
 #[test]
 fn layers_that_do_not_fit_are_refused_or_kept() {
-    let error = job(&narrow(), &request("4bit", &[])).err().unwrap();
+    // 128 does not divide 192.
+    let narrow = TestModel::narrow_llama(192);
+    let error = job(&narrow, &request("4bit", &[])).err().unwrap();
     assert!(error.message.contains("mlp.down_proj"), "{error}");
-    let job = job(&narrow(), &request("4bit", &[("unfit", "keep")])).unwrap();
+    let job = job(&narrow, &request("4bit", &[("unfit", "keep")])).unwrap();
     let plan = job.plan();
     assert!(
         plan.warnings[0].starts_with("2 layers stay"),

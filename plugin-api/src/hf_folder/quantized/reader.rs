@@ -2,30 +2,34 @@
 
 use std::ops::Range;
 
-use llm_quantize_plugin_api::hf_folder::{CONFIG, QUANTIZATION, is_side_file};
-use llm_quantize_plugin_api::{
-    AffineGroups, Error, FileView, ModelDescription, ModelView, Reader, Result, TensorInfo,
-};
 use serde_json::json;
 
-use super::folder::{Folder, Item, StoredLayer};
-use crate::FORMAT;
-use crate::layout::WEIGHT;
-use crate::levels::type_name;
+use super::{Item, LayeredFolder, StoredLayer, WEIGHT};
+use crate::hf_folder::{CONFIG, QUANTIZATION, is_side_file};
+use crate::interface::{
+    AffineGroups, Error, FileView, ModelDescription, ModelView, Reader, Result, TensorInfo,
+};
 
 /// A folder in one of its views.
-pub struct GptqReader {
+#[derive(Debug, Clone)]
+pub struct FolderReader<L> {
     model: ModelDescription,
-    folder: Folder,
+    folder: LayeredFolder<L>,
     view: ModelView,
 }
 
-impl GptqReader {
-    /// Presents a folder.
-    pub fn new(folder: Folder, files: &[FileView<'_>], view: ModelView) -> Self {
+impl<L: StoredLayer> FolderReader<L> {
+    /// Presents a folder of a format; `facts` are what `info` shows beyond the usual.
+    pub fn new(
+        format: &str,
+        facts: Vec<(String, String)>,
+        folder: LayeredFolder<L>,
+        files: &[FileView<'_>],
+        view: ModelView,
+    ) -> Self {
         let mut model = ModelDescription {
-            format: FORMAT.into(),
-            facts: facts(&folder),
+            format: format.into(),
+            facts,
             ..ModelDescription::default()
         };
         let names = files.iter().map(|file| file.name);
@@ -57,59 +61,15 @@ impl GptqReader {
     fn missing(tensor: usize) -> Error {
         Error::internal(format!("there is no tensor {tensor}"))
     }
-
-    fn decode_layer(
-        &self,
-        layer: &StoredLayer,
-        files: &[FileView<'_>],
-        rows: Range<u64>,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let version = self.folder.quantization.version;
-        layer.decode(files, version, places(rows)?, out)
-    }
 }
 
-/// What `info` shows beyond the usual.
-fn facts(folder: &Folder) -> Vec<(String, String)> {
-    let quantization = &folder.quantization;
-    let group = quantization.group_size;
-    let mut facts = vec![
-        ("layout", quantization.version.name().to_owned()),
-        ("bits", quantization.bits.to_string()),
-        (
-            "group size",
-            group.map_or_else(|| "a whole row".into(), |size| size.to_string()),
-        ),
-        (
-            "activation order",
-            quantization.activation_order.to_string(),
-        ),
-    ];
-    facts.extend(
-        quantization
-            .symmetric
-            .map(|sym| ("symmetric", sym.to_string())),
-    );
-    facts.extend(
-        quantization
-            .quantizer
-            .clone()
-            .map(|name| ("quantizer", name)),
-    );
-    let owned = facts
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
-    owned.collect()
-}
-
-fn describe(item: &Item) -> TensorInfo {
+fn describe<L: StoredLayer>(item: &Item<L>) -> TensorInfo {
     match item {
         Item::Plain(tensor) => tensor.info.clone(),
         Item::Layer(layer) => TensorInfo {
-            name: format!("{}{WEIGHT}", layer.module),
-            dtype: type_name(layer.shape.bits),
-            shape: vec![layer.shape.outputs as u64, layer.shape.inputs as u64],
+            name: format!("{}{WEIGHT}", layer.module()),
+            dtype: layer.type_name(),
+            shape: layer.sizes().map(|size| size as u64).to_vec(),
             bytes: layer.bytes(),
         },
     }
@@ -122,7 +82,7 @@ fn places(rows: Range<u64>) -> Result<Range<usize>> {
     Ok(place(rows.start)?..place(rows.end)?)
 }
 
-impl Reader for GptqReader {
+impl<L: StoredLayer> Reader for FolderReader<L> {
     fn model(&self) -> &ModelDescription {
         &self.model
     }
@@ -153,7 +113,10 @@ impl Reader for GptqReader {
         }
         match self.folder.items().get(tensor) {
             Some(Item::Plain(stored)) => stored.decode(files, rows, out),
-            Some(Item::Layer(layer)) => self.decode_layer(layer, files, rows, out),
+            Some(Item::Layer(layer)) => {
+                let decoded = layer.decode(files, places(rows)?, out);
+                decoded.map_err(|error| layer.named(error))
+            }
             None => Err(Self::missing(tensor)),
         }
     }
@@ -174,21 +137,7 @@ impl Reader for GptqReader {
         let Some(Item::Layer(layer)) = item.filter(|_| self.view == ModelView::HuggingFace) else {
             return Ok(None);
         };
-        let packed = layer.packed(files, self.folder.quantization.version)?;
-        let named = |error| layer.named(error);
-        let rows = packed.rows(places(rows)?).map_err(named)?;
-        let mut permutation = packed.permutation().map_err(named)?;
-        let (inputs, group) = (layer.shape.inputs, layer.shape.group);
-        if permutation.is_none() && !inputs.is_multiple_of(group) {
-            permutation = Some((0..inputs).map(|input| (input / group) as u32).collect());
-        }
-        Ok(Some(AffineGroups {
-            bits: layer.shape.bits,
-            group_size: u32::try_from(group).map_err(|_| Error::corrupt("a group is too large"))?,
-            codes: rows.codes.into_raw_vec_and_offset().0,
-            scales: rows.groups.scales.into_raw_vec_and_offset().0,
-            zeros: rows.groups.zeros.into_raw_vec_and_offset().0,
-            permutation,
-        }))
+        let groups = layer.groups(files, places(rows)?);
+        groups.map(Some).map_err(|error| layer.named(error))
     }
 }

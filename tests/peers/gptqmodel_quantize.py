@@ -32,7 +32,8 @@ def main():
     from gptqmodel import GPTQModel, QuantizeConfig
 
     samples = np.load(args.tokens).tolist()
-    order = {"desc_act": True, "act_group_aware": False} if args.act_order else {"desc_act": False}
+    # Its group-aware order, which is its default, excludes the order by activations and whole rows as groups.
+    order = {"desc_act": args.act_order, **({"act_group_aware": False} if args.act_order or args.group == -1 else {})}
     config = QuantizeConfig(bits=args.bits, group_size=args.group, sym=not args.asym, format=args.format, **order)
     times = [time.monotonic()]
     model = GPTQModel.load(args.model, config, device="cpu")

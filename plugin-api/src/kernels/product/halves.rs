@@ -252,3 +252,78 @@ fn transpose<I: Isa>(isa: I, tile: &mut [Row; SIDE]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Serial;
+    use ndarray::Array2;
+
+    fn matrix(rows: usize, inner: usize) -> Array2<f32> {
+        Array2::from_shape_fn((rows, inner), |(row, column)| {
+            let number = (row * 37 + column * 11) % 101;
+            (number as f32 - 50.0) / 7.0
+        })
+    }
+
+    fn value(bytes: Bytes) -> f32 {
+        half::bf16::from_le_bytes(bytes).to_f32()
+    }
+
+    /// The number at a row and a place along it, and what its halves add up to.
+    fn check(packed: &Packed, side: Side, exact: &Array2<f32>) {
+        let (blocks, steps) = (exact.nrows().div_ceil(BLOCK), packed.steps());
+        for (row, place) in (0..blocks * BLOCK).flat_map(|r| (0..steps * STEP).map(move |p| (r, p)))
+        {
+            let halves = packed.block(row / BLOCK, 0..steps);
+            let (tile, row_of_tile) = (row % BLOCK / SIDE, row % SIDE);
+            let (step, within) = (place / STEP, place % STEP);
+            let [line, at] = match side {
+                Side::Left => [row_of_tile, within],
+                Side::Right => [within / 2, 2 * row_of_tile + within % 2],
+            };
+            let of = |panels: &[Panel]| value(panels[step][tile][line].0[at]);
+            let (high, low) = (of(halves.high), of(halves.low));
+            let number = exact.get((row, place)).copied().unwrap_or(0.0);
+            assert_eq!(high, half::bf16::from_f32(number).to_f32(), "{row} {place}");
+            assert!(
+                (high + low - number).abs() <= number.abs() / 65536.0,
+                "{row} {place}: {high} + {low} for {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn halves_add_up_and_lie_where_tiles_want_them() {
+        for (rows, inner) in [(1, 1), (32, 32), (33, 31), (70, 100)] {
+            let exact = matrix(rows, inner);
+            for side in [Side::Left, Side::Right] {
+                check(&Packed::rows(&Serial, exact.view(), side), side, &exact);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_packed_as_rows_are() {
+        let exact = matrix(70, 45);
+        let stored = exact.t().as_standard_layout().into_owned();
+        for side in [Side::Left, Side::Right] {
+            let rows = Packed::rows(&Serial, exact.view(), side);
+            // With its rows one after the other, and with gaps between their numbers.
+            for view in [stored.view(), exact.t()] {
+                let columns = Packed::columns(&Serial, view, side);
+                assert_eq!((&columns.high, &columns.low), (&rows.high, &rows.low));
+            }
+            let gaps = Packed::rows(&Serial, stored.t(), side);
+            assert_eq!((&gaps.high, &gaps.low), (&rows.high, &rows.low));
+        }
+    }
+
+    #[test]
+    fn room_of_earlier_products_leaves_nothing_behind() {
+        drop(Packed::rows(&Serial, matrix(70, 100).view(), Side::Left));
+        let exact = matrix(33, 31);
+        let packed = Packed::rows(&Serial, exact.view(), Side::Left);
+        check(&packed, Side::Left, &exact);
+    }
+}

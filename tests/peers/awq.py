@@ -32,9 +32,13 @@ def codes(parts):
 
 def dequantize(parts):
     """Weights float32 [out, in] of one layer; each is one float32 product, so exact equality can be asked for."""
-    q, zeros = codes(parts)
+    return decoded(*codes(parts), parts["scales"])
+
+
+def decoded(q, zeros, scales):
+    """Weights float32 [out, in] of codes [in, out], zeros and scales [groups, out]."""
     groups = np.arange(len(q)) // (len(q) // len(zeros))
-    return np.ascontiguousarray(((q - zeros[groups]).astype(np.float32) * parts["scales"].astype(np.float32)[groups]).T)
+    return np.ascontiguousarray(((q - zeros[groups]).astype(np.float32) * scales.astype(np.float32)[groups]).T)
 
 
 def layers(tensors):

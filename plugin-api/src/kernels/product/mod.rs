@@ -78,6 +78,48 @@ pub fn linear(
     });
 }
 
+/// A matrix of outputs × inputs that many others are multiplied with.
+pub struct Prepared<'a> {
+    matrix: ArrayView2<'a, f32>,
+    #[cfg(target_arch = "x86_64")]
+    tiled: Option<tiled::Prepared>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Does once what each product would have to do.
+    pub fn new(parallel: &dyn Parallel, matrix: ArrayView2<'a, f32>) -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            tiled: tiled::Prepared::new(parallel, matrix),
+            matrix,
+        }
+    }
+
+    /// The matrix itself.
+    #[must_use]
+    pub fn matrix(&self) -> ArrayView2<'a, f32> {
+        self.matrix
+    }
+
+    /// `Y = X Wᵀ`, with this matrix as `W`, on the caller's thread.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn linear(&self, x: ArrayView2<'_, f32>, y: ArrayViewMut2<'_, f32>) {
+        assert_eq!(x.ncols(), self.matrix.ncols(), "inputs of a product");
+        assert_eq!(
+            y.dim(),
+            (x.nrows(), self.matrix.nrows()),
+            "outputs of a product"
+        );
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiled) = &self.tiled {
+            return tiled.linear(x, y);
+        }
+        multiply(x, self.matrix.reversed_axes(), 1.0, Before::Forget, y);
+    }
+}
+
 /// Some rows of a matrix.
 fn part(matrix: ArrayView2<'_, f32>, from: usize, count: usize) -> ArrayView2<'_, f32> {
     let (_, rest) = matrix.split_at(Axis(0), from);
@@ -255,6 +297,18 @@ mod tests {
                     assert_eq!(*y, sum, "{t} {o}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn prepared_matrices_give_the_same_products() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (5, 33, 7), (70, 130, 150), (3, 256, 600)] {
+            let (x, w) = (matrix(rows, inputs, 1), matrix(outputs, inputs, 5));
+            let prepared = Prepared::new(&Serial, w.view());
+            let mut y = matrix(rows, outputs, 9);
+            prepared.linear(x.view(), y.view_mut());
+            // Whole numbers, small enough to be exact whatever they are computed with.
+            assert_eq!(y, x.dot(&w.t()), "{rows} {inputs} {outputs}");
         }
     }
 

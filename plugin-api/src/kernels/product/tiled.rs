@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 use super::amx::{Amx, BLOCK, Sums, Tiles};
 use super::halves::{Packed, Side};
 use super::{Before, Tile, cuts, tiles};
-use crate::kernels::{Parallel, hand_out};
+use crate::kernels::{Parallel, Serial, hand_out};
 
 /// The least size in each direction that is worth packing.
 const LEAST: usize = 128;
@@ -70,6 +70,31 @@ impl Tiled {
     fn tile(self, left: &Packed, right: &Packed, before: Before, tile: &mut Tile<'_>) {
         self.0
             .with_tiles(|tiles| add_up(tiles, left, right, before, tile));
+    }
+}
+
+/// The right side of many products.
+pub struct Prepared {
+    tiled: Tiled,
+    right: Packed,
+}
+
+impl Prepared {
+    /// If there are tiles, and the matrix is large.
+    pub fn new(parallel: &dyn Parallel, matrix: ArrayView2<'_, f32>) -> Option<Self> {
+        let tiled = Tiled::for_product(LEAST, matrix.nrows(), matrix.ncols())?;
+        let right = Packed::rows(parallel, matrix, Side::Right);
+        Some(Self { tiled, right })
+    }
+
+    /// [`linear`](super::Prepared::linear), whose shapes were checked.
+    pub fn linear(&self, x: ArrayView2<'_, f32>, y: ArrayViewMut2<'_, f32>) {
+        let left = Packed::rows(&Serial, x, Side::Left);
+        let (rows, columns) = (cuts(x.nrows(), TASK), cuts(y.ncols(), TASK));
+        for mut tile in tiles(y, &rows, &columns) {
+            let Self { tiled, right } = self;
+            tiled.tile(&left, right, Before::Forget, &mut tile);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use llm_quantize_plugin_api::kernels::convert;
 use llm_quantize_plugin_api::kernels::grouped::Solution;
+use llm_quantize_plugin_api::kernels::product::Prepared;
 use llm_quantize_plugin_api::{
     EncodeCall, EncodeReport, Error, ErrorKind, Host, LogLevel, Measure, Result, StatisticView,
     TensorView,
@@ -136,7 +137,7 @@ impl Block<'_, '_> {
         let layers: Vec<Work<'_>> = layers.collect::<Result<_>>()?;
         let group = layers.first().map_or(1, |work| work.layer.shape.group);
         let inputs = Inputs {
-            gram: inputs.gram,
+            gram: Prepared::new(host, inputs.gram),
             magnitudes: inputs.magnitudes,
             group,
         };
@@ -146,7 +147,14 @@ impl Block<'_, '_> {
             let start = Instant::now();
             let mut scaled = scaled(&work.weight, &factors);
             let clips = match self.job.wishes.clip {
-                true => clips(host, scaled.view(), &factors, group, inputs.gram, 20),
+                true => clips(
+                    host,
+                    scaled.view(),
+                    &factors,
+                    group,
+                    inputs.gram.matrix(),
+                    20,
+                ),
                 false => Array2::ones((scaled.nrows(), scaled.ncols() / group)),
             };
             let divisors = self.divisors.get_mut(work.place).and_then(Option::take);
@@ -182,7 +190,7 @@ impl Block<'_, '_> {
         layers: &[Work<'_>],
         inputs: &Inputs<'_>,
     ) -> Result<(Vec<f32>, Option<Found>)> {
-        let channels = inputs.gram.ncols();
+        let channels = inputs.gram.matrix().ncols();
         let Some(target) = &site.target else {
             return Ok((vec![1.0; channels], None));
         };
@@ -327,8 +335,8 @@ fn output_error(
     }
     change /= &ndarray::aview1(factors);
     change -= weight;
-    let lost = squares_of(host, change.view(), inputs.gram);
-    let all = squares_of(host, weight.view(), inputs.gram);
+    let lost = squares_of(host, change.view(), &inputs.gram);
+    let all = squares_of(host, weight.view(), &inputs.gram);
     if all > 0.0 { lost / all } else { 0.0 }
 }
 

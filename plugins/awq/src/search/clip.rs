@@ -81,6 +81,7 @@ mod tests {
     use super::*;
     use crate::rounding::round_clipped;
     use llm_quantize_plugin_api::kernels::Serial;
+    use llm_quantize_plugin_api::kernels::product::Prepared;
 
     #[test]
     fn outliers_of_channels_without_inputs_are_cut_off() {
@@ -100,7 +101,7 @@ mod tests {
         let loss = |clips: &Array2<f32>| {
             let solution = round_clipped(&Serial, scaled.view(), group, clips.view());
             let change = solution.dequantize() / &ndarray::arr1(&factors) - &weight;
-            super::super::loss::squares(change.view(), gram.view())
+            super::super::loss::squares(change.view(), &Prepared::new(&Serial, gram.view()))
         };
         let whole = Array2::ones((rows, 2));
         assert!(loss(&clips) < loss(&whole), "{clips}");

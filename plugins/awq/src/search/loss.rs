@@ -4,7 +4,7 @@
 //! sum of the squares over all calibration tokens is `Σ δ G δᵀ` over the rows `δ` of `W - Ŵ`, with
 //! the Gram matrix `G = Xᵀ X` of the inputs: exact, and no token has to be run again.
 
-use llm_quantize_plugin_api::kernels::product::{Before, multiply};
+use llm_quantize_plugin_api::kernels::product::Prepared;
 use llm_quantize_plugin_api::kernels::simd::Level;
 use llm_quantize_plugin_api::kernels::{Parallel, hand_out};
 use ndarray::{Array2, ArrayView2, Axis, Zip};
@@ -20,7 +20,7 @@ const ROWS: usize = 128;
 pub fn squares_of(
     parallel: &dyn Parallel,
     weight: ArrayView2<'_, f32>,
-    gram: ArrayView2<'_, f32>,
+    gram: &Prepared<'_>,
 ) -> f64 {
     sum(parallel, weight, |rows| squares(rows.view(), gram))
 }
@@ -33,7 +33,7 @@ pub fn loss(
     weight: ArrayView2<'_, f32>,
     factors: &[f32],
     group: usize,
-    gram: ArrayView2<'_, f32>,
+    gram: &Prepared<'_>,
 ) -> f64 {
     let level = Level::detect();
     sum(parallel, weight, |mut rows| {
@@ -56,9 +56,10 @@ pub fn loss(
 
 /// [`squares_of`] on the caller's thread.
 #[must_use]
-pub(super) fn squares(rows: ArrayView2<'_, f32>, gram: ArrayView2<'_, f32>) -> f64 {
+pub(super) fn squares(rows: ArrayView2<'_, f32>, gram: &Prepared<'_>) -> f64 {
     let mut product = Array2::zeros(rows.dim());
-    multiply(rows, gram, 1.0, Before::Forget, product.view_mut());
+    // The matrix is its own transpose.
+    gram.linear(rows, product.view_mut());
     let products = rows.iter().zip(&product);
     products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
@@ -97,17 +98,18 @@ mod tests {
     fn the_loss_is_that_of_the_outputs() {
         let (weight, tokens) = (numbers(150, 64, 3), numbers(40, 64, 7));
         let gram = tokens.t().dot(&tokens);
+        let gram = Prepared::new(&Serial, gram.view());
         let factors: Vec<f32> = (0..64).map(|i| 0.5 + i as f32 / 40.0).collect();
         let scaled = &weight * &ndarray::arr1(&factors);
         let solution = round_to_nearest(&Serial, scaled.view(), 32);
         let stored = solution.dequantize() / &ndarray::arr1(&factors);
         let outputs = tokens.dot(&(&weight - &stored).t());
         let expected: f64 = outputs.iter().map(|y| f64::from(*y).powi(2)).sum();
-        let found = loss(&Serial, weight.view(), &factors, 32, gram.view());
+        let found = loss(&Serial, weight.view(), &factors, 32, &gram);
         assert!((found / expected - 1.0).abs() < 1e-3, "{found} {expected}");
         let outputs = tokens.dot(&weight.t());
         let expected: f64 = outputs.iter().map(|y| f64::from(*y).powi(2)).sum();
-        let found = squares_of(&Serial, weight.view(), gram.view());
+        let found = squares_of(&Serial, weight.view(), &gram);
         assert!((found / expected - 1.0).abs() < 1e-3, "{found} {expected}");
     }
 }

@@ -10,6 +10,7 @@ pub mod factors;
 pub mod loss;
 
 use llm_quantize_plugin_api::kernels::Parallel;
+use llm_quantize_plugin_api::kernels::product::Prepared;
 use ndarray::ArrayView2;
 
 use factors::{Exponents, Magnitudes};
@@ -18,7 +19,7 @@ use loss::{loss, squares_of};
 /// What layers that share an input have in common.
 pub struct Inputs<'a> {
     /// `XᵀX` of the inputs, `K × K`.
-    pub gram: ArrayView2<'a, f32>,
+    pub gram: Prepared<'a>,
     /// Their mean magnitudes, one for each channel.
     pub magnitudes: &'a [f32],
     /// Channels that share a group.
@@ -55,13 +56,15 @@ pub fn search(
     spread: &dyn Fn(Vec<f32>) -> Vec<f32>,
     effort: Effort,
 ) -> Found {
-    let energies = layers.iter().map(|w| squares_of(parallel, *w, inputs.gram));
+    let energies = layers
+        .iter()
+        .map(|w| squares_of(parallel, *w, &inputs.gram));
     let energies: Vec<f64> = energies.collect();
     let cost = |exponents: Exponents| {
         let factors = spread(magnitudes.factors(exponents));
         let mut sum = 0.0;
         for (weight, energy) in layers.iter().zip(&energies) {
-            let loss = loss(parallel, *weight, &factors, inputs.group, inputs.gram);
+            let loss = loss(parallel, *weight, &factors, inputs.group, &inputs.gram);
             sum += if *energy > 0.0 { loss / energy } else { 0.0 };
         }
         sum

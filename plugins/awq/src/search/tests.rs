@@ -50,7 +50,7 @@ impl Case {
 
     fn inputs(&self) -> Inputs<'_> {
         Inputs {
-            gram: self.gram.view(),
+            gram: Prepared::new(&Serial, self.gram.view()),
             magnitudes: &self.magnitudes,
             group: GROUP,
         }
@@ -71,7 +71,7 @@ impl Case {
 
     fn search_on(&self, parallel: &dyn Parallel, effort: Effort) -> Found {
         let (views, inputs) = (self.views(), self.inputs());
-        let magnitudes = self.magnitudes(inputs.gram.ncols(), 1);
+        let magnitudes = self.magnitudes(inputs.gram.matrix().ncols(), 1);
         search(parallel, &views, &inputs, &magnitudes, &|f| f, effort)
     }
 

@@ -1,6 +1,6 @@
 """AWQ side by side on the same tokens: round-to-nearest, AutoAWQ and ours; perplexity, time, memory and size.
 
-Usage: bench_awq.py [--group 64] [--samples 16] [--more 64 128] [--length 512] [--windows 100] [--set KEY=VALUE]
+Usage: bench_awq.py [--group 64] [--samples 16] [--more 64 110] [--length 512] [--windows 100] [--set KEY=VALUE]
                     [--rounds 1] [--without round-to-nearest autoawq ours]
 
 How, is said in bench.py. `--more` adds lines of ours with more samples. AutoAWQ needs `setup.sh CACHE autoawq` once, and
@@ -49,7 +49,8 @@ class Bench(bench.Bench):
             raise ToolError(f"{python} is not there: run setup.sh with `autoawq` as its second argument")
         program = pathlib.Path(__file__).with_name("autoawq_quantize.py")
         environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-        return ["env", *environment, python, program, self.source, calibration.tokens, out, "--group", group]
+        # -P: its package has the name of a module here.
+        return ["env", *environment, python, "-P", program, self.source, calibration.tokens, out, "--group", group]
 
 
 def nearest(weight, group):

@@ -4,6 +4,7 @@ Every folder's files, configuration and tensors are held against its source; wha
 code against AutoAWQ's rule. Where factors were searched, the norms say what they are, and with them each code has to be
 the nearest on a grid that covers its group or a part of it. GPTQModel has to unpack the same codes and zeros as awq.py,
 which knows the format's description alone; the weights that it decodes have to be bit for bit what our own reader decodes.
+Factors alone change nothing: with those that a folder has, and without rounding, a model gives the source's logits.
 transformers and vLLM run the folder, and their perplexities, as well as that of `quality`, have to be that of these
 weights, and near the source's.
 """
@@ -25,10 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import awq
+import awq_folding
 import gptq
 import gptq_folder
 import llama
-from common import FIXTURES, Check, ToolError
+from common import FIXTURES, TINY, Check, ToolError
 from perplexity import Yardstick, windows_of
 
 CALIBRATION = FIXTURES / "text" / "calibration.txt"
@@ -43,6 +45,8 @@ QUALITY = 5e-4
 CLIENT = 1e-2
 # And of a folder's from its source's: a factor that is in one place only costs far more.
 SOURCE = {"tiny": 2e-2, "smollm": 2e-1}
+# Largest difference of a logit that factors make, in float32.
+FOLDED = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +228,25 @@ class Model:
         self.compare(f"{label} in transformers", measured, expected, CLIENT, " ".join(client.kernels(model)))
 
 
+def compare_folded(check, work):
+    """Logits of a model with factors and without any rounding, beside its source's."""
+    source = work / "awq-biases"
+    awq_folding.add_biases(TINY, source)
+    case = Case("awq", 64)
+    document = check.run("quantize", source, *case.arguments("tiny"), "-o", work, "-n", "awq-folded", "--overwrite")
+    state, factors = awq_folding.folded(gptq.read_tensors(source), gptq.read_tensors(document["output_path"]),
+                                        json.loads((source / "config.json").read_text()))
+    ids = windows_of(AutoTokenizer.from_pretrained(source), FIXTURES / "text" / "eval.txt", *WINDOWS["tiny"])
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+        model.load_state_dict(state)
+        off = (model(input_ids=ids).logits - before).abs().max().item()
+    lines = [f"{name} has hardly any factors" for name, each in factors.items() if each.max() / each.min() < 1.2]
+    lines += [f"more than {FOLDED}"] * (not off <= FOLDED)
+    check.verdict("tiny with biases, factors and no rounding", lines, f"logits differ by {off:.1e} at most")
+
+
 def run_in_vllm(check, models, work):
     """All folders of a model in one process of vLLM's own environment: importing it takes longer than a load."""
     for model in models:
@@ -260,6 +283,8 @@ def main():
                 models.append(model)
                 for case in CASES[name]:
                     check.attempt(f"{name} {case}", model.check_case, case)
+        if "tiny" in check.args.models:
+            check.attempt("folded", compare_folded, check, work)
         check.attempt("vLLM", run_in_vllm, check, models, work)
     check.finish()
 

@@ -29,7 +29,7 @@ pub use layers::{
     Choice, Kept, Layer, LayerShape, Selection, SiteLayers, choose, groups_misfit, kind_of,
     module_of, refuse_own_folder,
 };
-pub use places::Places;
+pub use places::{Places, keeps_type};
 pub use reader::FolderReader;
 pub use rows::{Groups, Rows};
 pub use verify::verify_layers;

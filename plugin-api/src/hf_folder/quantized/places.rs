@@ -40,6 +40,14 @@ impl Places {
     }
 }
 
+/// Whether a tensor of the model is written in the type that it is read in, so that a format may
+/// fold factors into it: numbers that are stored in blocks are read as others.
+#[must_use]
+pub fn keeps_type(model: &ModelDescription, tensor: usize) -> bool {
+    let info = model.tensors.get(tensor);
+    info.is_some_and(|info| ElementType::from_dtype(&info.dtype).is_some())
+}
+
 /// A tensor of the model, and what becomes of it.
 struct Output<'a, S> {
     info: &'a TensorInfo,

@@ -209,7 +209,17 @@ impl Block<'_, '_> {
         let to_channels = |factors: Vec<f32>| spread(&factors, head, shared_by);
         let host = &self.job.host;
         let effort = self.job.wishes.effort;
-        let found = search(host, &weights, inputs, &magnitudes, &to_channels, effort);
+        let cancelled = || host.is_cancelled();
+        let found = search(
+            host,
+            &weights,
+            inputs,
+            &magnitudes,
+            &to_channels,
+            effort,
+            &cancelled,
+        );
+        self.check_cancelled()?;
         let mut factors = magnitudes.factors(found.exponents);
         if let Some(vector) = target.vector() {
             let (Some(stored), Some(view)) =
@@ -230,12 +240,17 @@ impl Block<'_, '_> {
         Ok((to_channels(factors), Some(found)))
     }
 
+    fn check_cancelled(&self) -> Result<()> {
+        match self.job.host.is_cancelled() {
+            true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+            false => Ok(()),
+        }
+    }
+
     /// A layer's weight in single precision: finite, and of the planned size.
     fn weight(&self, layer: &Layer, place: usize) -> Result<Array2<f32>> {
+        self.check_cancelled()?;
         let host = &self.job.host;
-        if host.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
-        }
         let input = self.weights.get(place);
         let input = input.ok_or_else(|| Error::internal(format!("there is no layer {place}")))?;
         let (rows, cols) = (layer.shape.outputs, layer.shape.inputs);

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use llm_quantize_plugin_api::hf_folder::quantized::{
-    Places, kind_of, refuse_own_folder, with_quantization,
+    Places, keeps_type, kind_of, refuse_own_folder, with_quantization,
 };
 use llm_quantize_plugin_api::hf_folder::{CONFIG, FolderBuilder, layer_of};
 use llm_quantize_plugin_api::{
-    CalibrationPlan, ElementType, Error, Flow, Fold, Grain, Host, Inputs, ModelDescription,
-    PlanRequest, Result, Statistic, StatisticRequest, Unit, UnitInput,
+    CalibrationPlan, Error, Flow, Fold, Grain, Host, Inputs, ModelDescription, PlanRequest, Result,
+    Statistic, StatisticRequest, Unit, UnitInput,
 };
 
 use super::config::quantization;
@@ -113,18 +113,14 @@ impl Block {
     }
 }
 
-/// Whether the vector that a fold changes, if there is one, is read in the type that it is written
-/// in: numbers that are stored in blocks are not.
+/// Whether the vector that a fold changes can be changed, if there is one.
 fn divisible(model: &ModelDescription, fold: Fold) -> bool {
     let vector = match fold {
         Fold::Nowhere => None,
         Fold::Norm { weight } => Some(weight),
         Fold::Rows { bias, .. } | Fold::Values { bias, .. } => bias,
     };
-    vector.is_none_or(|tensor| {
-        let info = model.tensors.get(tensor);
-        info.is_some_and(|info| ElementType::from_dtype(&info.dtype).is_some())
-    })
+    vector.is_none_or(|tensor| keeps_type(model, tensor))
 }
 
 /// What a site's factors are folded into. Layers that are not quantized stay as they are.

@@ -47,7 +47,8 @@ pub struct Found {
 }
 
 /// Searches the factors with which rounding costs least, for layers that share an input. `spread`
-/// makes a factor for each channel of those for [`Magnitudes`].
+/// makes a factor for each channel of those for [`Magnitudes`]. Once `cancelled` says so, nothing
+/// more is tried, and what was found until then is of no use.
 pub fn search(
     parallel: &dyn Parallel,
     layers: &[ArrayView2<'_, f32>],
@@ -55,12 +56,16 @@ pub fn search(
     magnitudes: &Magnitudes,
     spread: &dyn Fn(Vec<f32>) -> Vec<f32>,
     effort: Effort,
+    cancelled: &dyn Fn() -> bool,
 ) -> Found {
     let energies = layers
         .iter()
         .map(|w| squares_of(parallel, *w, &inputs.gram));
     let energies: Vec<f64> = energies.collect();
     let cost = |exponents: Exponents| {
+        if cancelled() {
+            return f64::INFINITY;
+        }
         let factors = spread(magnitudes.factors(exponents));
         let mut sum = 0.0;
         for (weight, energy) in layers.iter().zip(&energies) {

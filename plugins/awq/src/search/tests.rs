@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use llm_quantize_plugin_api::kernels::Serial;
 use ndarray::{Array2, Axis};
 use proptest::prelude::*;
@@ -72,7 +74,15 @@ impl Case {
     fn search_on(&self, parallel: &dyn Parallel, effort: Effort) -> Found {
         let (views, inputs) = (self.views(), self.inputs());
         let magnitudes = self.magnitudes(inputs.gram.matrix().ncols(), 1);
-        search(parallel, &views, &inputs, &magnitudes, &|f| f, effort)
+        search(
+            parallel,
+            &views,
+            &inputs,
+            &magnitudes,
+            &|f| f,
+            effort,
+            &|| false,
+        )
     }
 
     fn search(&self, grid: u32, duo: bool) -> Found {
@@ -170,6 +180,33 @@ fn threads_do_not_matter() {
     assert_eq!(of(&Serial), of(&Backwards));
 }
 
+#[test]
+fn a_cancelled_search_tries_nothing_more() {
+    let case = Case::new(1, 10.0);
+    let (views, inputs) = (case.views(), case.inputs());
+    let magnitudes = case.magnitudes(inputs.gram.matrix().ncols(), 1);
+    let effort = Effort {
+        grid: 10,
+        duo: true,
+    };
+    let (tried, asked) = (Cell::new(0), Cell::new(0));
+    let count = |factors| {
+        tried.set(tried.get() + 1);
+        factors
+    };
+    let cancelled = || asked.replace(asked.get() + 1) >= 3;
+    search(
+        &Serial,
+        &views,
+        &inputs,
+        &magnitudes,
+        &count,
+        effort,
+        &cancelled,
+    );
+    assert_eq!(tried.get(), 3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -208,7 +245,7 @@ proptest! {
             channels
         };
         let effort = Effort { grid: 3, duo: true };
-        let found = search(&Serial, &case.views(), &case.inputs(), &magnitudes, &to_channels, effort);
+        let found = search(&Serial, &case.views(), &case.inputs(), &magnitudes, &to_channels, effort, &|| false);
         prop_assert!(found.loss <= found.before);
         let tried = tried.into_inner();
         prop_assert!(tried.len() > 4);

@@ -1,6 +1,6 @@
 //! Which layers are quantized.
 
-use llm_quantize_plugin_api::hf_folder::quantized::{self, Selection};
+use llm_quantize_plugin_api::hf_folder::quantized::{self, Selection, keeps_type};
 use llm_quantize_plugin_api::{Fold, ModelDescription, Result};
 
 use super::options::{GROUP_SIZES, Method, Wishes};
@@ -36,9 +36,10 @@ pub fn choose(model: &ModelDescription, wishes: &Wishes) -> Result<Choice> {
 
 /// The norm that factors of a site may be folded into, if that is wanted.
 #[must_use]
-pub fn norm_of(site: &SiteLayers, wishes: &Wishes) -> Option<usize> {
+pub fn norm_of(model: &ModelDescription, site: &SiteLayers, wishes: &Wishes) -> Option<usize> {
+    let wanted = wishes.smooth && wishes.method == Method::Gptq;
     match site.fold {
-        Fold::Norm { weight } if wishes.smooth && wishes.method == Method::Gptq => Some(weight),
+        Fold::Norm { weight } if wanted && keeps_type(model, weight) => Some(weight),
         _ => None,
     }
 }
@@ -79,18 +80,23 @@ mod tests {
 
     #[test]
     fn norms_are_for_smoothing_only() {
-        let model = TestModel::tiny_llama().model().clone();
-        let folds = |options: &[(&str, &str)]| {
+        let mut model = TestModel::tiny_llama().model().clone();
+        let folds = |model: &ModelDescription, options: &[(&str, &str)]| {
             let wishes = wishes("4bit", options);
-            let choice = choose(&model, &wishes).unwrap();
-            let norms = choice
-                .sites
-                .iter()
-                .filter_map(|site| norm_of(site, &wishes));
+            let choice = choose(model, &wishes).unwrap();
+            let sites = choice.sites.iter();
+            let norms = sites.filter_map(|site| norm_of(model, site, &wishes));
             norms.count()
         };
-        assert_eq!(folds(&[]), 0);
-        assert_eq!(folds(&[("smooth", "true")]), 4);
-        assert_eq!(folds(&[("smooth", "true"), ("method", "rtn")]), 0);
+        assert_eq!(folds(&model, &[]), 0);
+        assert_eq!(folds(&model, &[("smooth", "true")]), 4);
+        assert_eq!(folds(&model, &[("smooth", "true"), ("method", "rtn")]), 0);
+        // Norms in blocks come as other numbers than they are stored as.
+        for tensor in &mut model.tensors {
+            if tensor.name.ends_with("input_layernorm.weight") {
+                tensor.dtype = "Q8_0".into();
+            }
+        }
+        assert_eq!(folds(&model, &[("smooth", "true")]), 2);
     }
 }

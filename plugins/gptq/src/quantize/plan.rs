@@ -40,8 +40,9 @@ pub fn plan(
     let folder = request.output_name.clone();
     let folder = folder.unwrap_or_else(|| format!("{}-{FORMAT}-{}", model.name, level.name));
     let mut builder = FolderBuilder::new(level.name, folder);
-    let sites = choice.sites.iter();
-    let norms: HashSet<usize> = sites.filter_map(|site| norm_of(site, wishes)).collect();
+    let norms = choice.sites.iter();
+    let norms = norms.filter_map(|site| norm_of(model, site, wishes));
+    let norms: HashSet<usize> = norms.collect();
     let places = builder.quantized_weights(model, &choice, &norms, request)?;
     let roles = units(model, wishes, &choice, &places, &mut builder)?;
     let quantization = quantization(wishes, &choice, request);
@@ -108,7 +109,7 @@ fn units(
         builder.plan_mut().units.push(planner.site(site)?);
         roles.push(Role::Site(SiteWork {
             layers: site.layers.clone(),
-            has_norm: norm_of(site, wishes).is_some(),
+            has_norm: norm_of(model, site, wishes).is_some(),
         }));
     }
     Ok(roles)
@@ -134,7 +135,7 @@ impl Planner<'_> {
                 .extend(self.places.layer(layer)?.iter().take(PARTS));
             unit.scratch_bytes = unit.scratch_bytes.max(self.scratch(layer));
         }
-        if let Some(norm) = norm_of(site, self.wishes) {
+        if let Some(norm) = norm_of(self.model, site, self.wishes) {
             unit.inputs.push(UnitInput::rows_of(norm));
             unit.outputs.push(self.places.held(norm)?);
             // The Gram matrix of the divided inputs.

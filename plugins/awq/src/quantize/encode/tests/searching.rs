@@ -191,7 +191,7 @@ fn weights_that_are_no_numbers_are_named() {
 }
 
 #[test]
-fn a_cancelled_run_ends_at_the_next_layer() {
+fn a_cancelled_run_ends_at_once() {
     let call = Call::new(TestModel::tiny_llama(), &[("grid", "1")]);
     for answers in [0, 1, 6] {
         let host = Host::new(Impatient {

@@ -69,12 +69,7 @@ pub fn linear(
         let x = part(x, tile.row, tile.view.nrows());
         let weight = part(weight, tile.column, tile.view.ncols());
         multiply(x, weight.reversed_axes(), 1.0, before, tile.view.view_mut());
-        if let Some(bias) = bias {
-            let bias = &bias[tile.column..tile.column + tile.view.ncols()];
-            for mut row in tile.view.rows_mut() {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        }
+        tile.add_bias(bias);
     });
 }
 
@@ -215,6 +210,17 @@ pub struct Tile<'a> {
     pub column: usize,
     /// Its numbers.
     pub view: ArrayViewMut2<'a, f32>,
+}
+
+impl Tile<'_> {
+    /// Adds its part of the whole matrix's bias, if there is one, to each row.
+    fn add_bias(&mut self, bias: Option<&[f32]>) {
+        let Some(bias) = bias else { return };
+        let bias = &bias[self.column..self.column + self.view.ncols()];
+        for mut row in self.view.rows_mut() {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+    }
 }
 
 /// Cuts a matrix into tiles, row by row of tiles.

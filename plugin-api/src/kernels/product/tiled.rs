@@ -40,12 +40,7 @@ impl Tiled {
         let tiles = tiles(y, &cuts(x.nrows(), TASK), &cuts(weight.nrows(), TASK));
         hand_out(parallel, tiles, |_, mut tile| {
             self.tile(&left, &right, before, &mut tile);
-            if let Some(bias) = bias {
-                let bias = &bias[tile.column..tile.column + tile.view.ncols()];
-                for mut row in tile.view.rows_mut() {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
-            }
+            tile.add_bias(bias);
         });
     }
 

@@ -84,7 +84,7 @@ impl Quantizer for Absmax8 {
                 dtype: "INT8".into(),
                 shape: tensor.shape.clone(),
                 bytes: len,
-                note: None,
+                ..PlannedTensor::default()
             });
             end = end.checked_add(len).ok_or_else(overflow)?;
         }

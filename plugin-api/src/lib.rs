@@ -35,7 +35,7 @@
 //! crate-type = ["cdylib"]
 //!
 //! [dependencies]
-//! llm-quantize-plugin-api = "1.1"
+//! llm-quantize-plugin-api = "1.2"
 //! serde_json = "1"
 //! ```
 //!
@@ -63,6 +63,7 @@ pub mod interface;
 pub mod json;
 pub mod kernels;
 pub mod metadata;
+pub mod regroup;
 pub mod testing;
 mod version;
 

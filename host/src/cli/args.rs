@@ -212,12 +212,46 @@ pub struct ConvertArgs {
     /// Where the output goes, and how
     #[command(flatten)]
     pub output: OutputArgs,
+    /// How quantized weights come into the output
+    #[arg(long, value_enum, value_name = "ROUTE", default_value_t)]
+    pub route: RouteArg,
+    /// Weights that share a scale: 32, 64, 128, 256, or -1 for a whole row, as far as
+    /// the format allows [default: the source's, as far as the format has it]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = group_size)]
+    pub group_size: Option<i64>,
+    /// The model that the input was quantized from, or any other version of it: its config.json
+    /// and tokenizer files are taken instead of those that the input has
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub base: Option<String>,
+    /// The text that the model is run on, if it is quantized anew
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
     /// What is kept of an interrupted run
     #[command(flatten)]
     pub checkpoints: CheckpointArgs,
+    /// Memory budget of the process, e.g. 8G [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
     /// Do not ask about loss of quality
     #[arg(long)]
     pub force: bool,
+    /// Print the plan (tensors, types, routes, sizes, memory, disk) and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How quantized weights come into another format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum RouteArg {
+    /// Repack them where the format can hold most of them, else quantize them anew
+    #[default]
+    Auto,
+    /// Repack the very same numbers, or refuse
+    Exact,
+    /// Repack them, with rounded scales or zeros if need be, or refuse
+    Repack,
+    /// Quantize them anew
+    Requantize,
 }
 
 /// What `quantize` and `convert` share.

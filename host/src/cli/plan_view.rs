@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::args::OutputFormat;
+use crate::convert::routes::Routes;
 use crate::error::Result;
 use crate::job::Prepared;
 use crate::output::{Align, Table, bytes, emit, emit_json, printable, shape};
@@ -54,6 +55,10 @@ fn human(
     let mut facts = Table::pairs();
     facts.row(["Output", &prepared.destination.main().to_string_lossy()]);
     facts.row(["Format", &format!("{format} {}", plan.level)]);
+    let routes = Routes::of(plan);
+    if !routes.is_empty() {
+        facts.row(["Routes", &routes.to_string()]);
+    }
     facts.row(["Files", &plan.files.len().to_string()]);
     facts.row(["Size", &bytes(prepared.total_bytes)]);
     let free = disk.map_or_else(|| "unknown".into(), bytes);
@@ -86,6 +91,7 @@ fn document(
         "memory_budget_bytes": max_memory,
         "disk_free_bytes": disk,
         "files": files,
+        "routes": Routes::of(plan).document(),
         "tensors": plan.tensors,
         "warnings": plan.warnings,
     })

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{Inputs, Plan, PlanRequest};
+use llm_quantize_plugin_api::{Inputs, Plan, PlanRequest, Routing};
 use serde_json::{Map, Value};
 
 use super::Context;
@@ -12,6 +12,7 @@ use super::calibration;
 use super::plan_view;
 use super::session::{Session, Target};
 use crate::calibrate::{self, Calibration};
+use crate::convert::routes::Routes;
 use crate::error::{Error, Result};
 use crate::job::{self, Checkpoints, LayerReport, Outcome, Prepared};
 use crate::output::{Bar, QuantizeMetadata, QuantizeReport, bytes, emit, emit_json};
@@ -42,6 +43,8 @@ pub struct Order {
     /// A model is converted, not quantized: what is told while it runs, and that a
     /// loss by rounding again was agreed to before.
     pub converts: bool,
+    /// What is done with weights that are quantized already.
+    pub routing: Routing,
     /// The text to run the model on, if the user asks for that.
     pub calibration: Option<calibrate::Order>,
     /// What is done, for people, if it is not quantizing or converting.
@@ -82,7 +85,7 @@ pub fn produce(
     let verb = order.verb();
     let bar = Bar::new(Arc::clone(ui), verb);
     let job_context = job_context(session, &bar, order);
-    let text = calibration::prepare(source, target, order.calibration.as_ref(), &order.folder)?;
+    let text = text(source, target, order)?;
     let prepared = prepare(source, target, order, text.as_ref(), &job_context)?;
     let plan = prepared.job.plan();
     if let Some(text) = &text {
@@ -96,6 +99,7 @@ pub fn produce(
         return Ok(None);
     }
     let level = plan.level.clone();
+    let routes = Routes::of(plan);
     let ready = prepared.check(order.overwrite, &order.checkpoints, &job_context)?;
     let format = target.format.to_uppercase();
     ui.info(&match order.verb {
@@ -105,7 +109,7 @@ pub fn produce(
     let outcome = ready.run(&job_context, || ui.info("Validating output..."))?;
     let (path, size) = (outcome.path.display(), bytes(outcome.file_size));
     ui.info(&format!("Complete: {path} ({size})"));
-    let report = report(source, target, &level, &outcome);
+    let report = report(source, target, &level, &routes, &outcome);
     Ok(Some(Product { outcome, report }))
 }
 
@@ -123,9 +127,23 @@ pub fn rehearse(
 ) -> Result<()> {
     let bar = Bar::new(Arc::clone(&context.ui), "Checking");
     let job_context = job_context(session, &bar, order);
-    let text = calibration::prepare(source, target, order.calibration.as_ref(), &order.folder)?;
+    let text = text(source, target, order)?;
     let prepared = prepare(source, target, order, text.as_ref(), &job_context)?;
     prepared.rehearse(order.overwrite, &order.checkpoints, &job_context)
+}
+
+/// The text that the model is run on, if anything is quantized.
+fn text<'a>(
+    source: &'a SourceModel,
+    target: &Target,
+    order: &Order,
+) -> Result<Option<Calibration<'a>>> {
+    match order.routing {
+        Routing::Repack { .. } => Ok(None),
+        Routing::Quantize => {
+            calibration::prepare(source, target, order.calibration.as_ref(), &order.folder)
+        }
+    }
 }
 
 fn job_context<'a>(session: &'a Session<'_>, bar: &'a Bar, order: &Order) -> job::Context<'a> {
@@ -145,14 +163,8 @@ fn prepare<'a>(
     context: &job::Context<'_>,
 ) -> Result<Prepared<'a>> {
     let request = PlanRequest {
-        format: target.format.clone(),
-        level: order.level.clone(),
-        output_name: order.name.clone(),
-        group_size: order.group_size,
-        options: order.options.clone(),
-        requantize: order.converts,
-        generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
         calibration: calibration.map(Calibration::text),
+        ..request(target, order)
     };
     let prepared = job::prepare(
         &target.plugin,
@@ -165,6 +177,21 @@ fn prepare<'a>(
     )?;
     check_inputs(source, prepared.job.plan())?;
     Ok(prepared)
+}
+
+/// What a plugin is asked for, but for the text.
+pub fn request(target: &Target, order: &Order) -> PlanRequest {
+    PlanRequest {
+        format: target.format.clone(),
+        level: order.level.clone(),
+        output_name: order.name.clone(),
+        group_size: order.group_size,
+        options: order.options.clone(),
+        requantize: order.converts,
+        generator: format!("llm-quantize {}", env!("CARGO_PKG_VERSION")),
+        calibration: None,
+        routing: order.routing,
+    }
 }
 
 /// Prints the result: the output's path, or the document.
@@ -215,11 +242,17 @@ fn announce(context: &Context, source: &SourceModel) {
 /// hour.
 fn check_inputs(source: &SourceModel, plan: &Plan) -> Result<()> {
     let inputs = plan.units.iter().flat_map(|unit| &unit.inputs);
-    let mut read = inputs.filter(|input| !input.raw);
+    let mut read = inputs.filter(|input| !input.raw && !input.groups);
     read.try_for_each(|input| source.check_readable(input.tensor))
 }
 
-fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome) -> QuantizeReport {
+fn report(
+    source: &SourceModel,
+    target: &Target,
+    level: &str,
+    routes: &Routes,
+    outcome: &Outcome,
+) -> QuantizeReport {
     let layers = match outcome.layers {
         0 => source.num_layers(),
         layers => layers as u64,
@@ -235,6 +268,7 @@ fn report(source: &SourceModel, target: &Target, level: &str, outcome: &Outcome)
         layers: outcome.layer_reports.iter().map(layer_report).collect(),
         more: measures
             .map(|(name, value)| (name.clone(), (*value).into()))
+            .chain(routes.document().map(|routes| ("routes".into(), routes)))
             .collect(),
     };
     QuantizeReport::success(

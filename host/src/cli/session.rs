@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_quantize_plugin_api::{FormatDescription, Host, Inputs, ModelView, Purpose, Quantizer};
+use llm_quantize_plugin_api::{
+    FormatDescription, Host, Inputs, ModelView, Purpose, Quantizer, Repacking,
+};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
@@ -304,6 +306,23 @@ impl<'a> Session<'a> {
         let ui = Arc::clone(&self.context.ui);
         let hub = Hub::new(self.formats(), ui, self.cancel.clone())?;
         Ok(Some((hub, id)))
+    }
+
+    /// As [`open`](Self::open), for a conversion: a format that can take over its own groups in
+    /// another arrangement sees its models as everyone else does.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn open_to_convert(
+        &self,
+        model: &str,
+        target: &Target,
+        rehearse: impl FnOnce(&mut SourceModel) -> Result<()>,
+    ) -> Result<SourceModel> {
+        match target.description()?.repacking {
+            Repacking::AnyFormat => self.open_as(model, ModelView::HuggingFace, rehearse),
+            Repacking::Never | Repacking::OtherFormats => self.open(model, target, rehearse),
+        }
     }
 
     /// Opens what is at a path for a target.

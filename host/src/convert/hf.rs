@@ -6,9 +6,11 @@
 use llm_quantize_plugin_api::hf_folder::{self, FolderBuilder, NewTensor};
 use llm_quantize_plugin_api::{
     ElementType, EncodeCall, EncodeReport, Error, FileView, FormatDescription, Inputs, Job,
-    LevelInfo, ModelDescription, Plan, PlanRequest, PlannedTensor, Quantizer, Result,
+    LevelInfo, ModelDescription, Plan, PlanRequest, PlannedTensor, Quantizer, Result, Route,
 };
 use serde_json::{Value, json};
+
+use super::survey::is_quantized;
 
 /// Name of the format on the command line.
 pub const FORMAT: &str = "hf";
@@ -53,6 +55,7 @@ impl Quantizer for HuggingFace {
         let name = name.unwrap_or_else(|| format!("{}-hf", model.name));
         let mut builder = FolderBuilder::new(&level.name, name);
         let spans = builder.weights(&tensors, request)?;
+        let quantized: Vec<bool> = model.tensors.iter().map(is_quantized).collect();
         for (index, (tensor, span)) in tensors.into_iter().zip(spans).enumerate() {
             let plan = builder.plan_mut();
             plan.units.push(hf_folder::copy_unit(model, index, span)?);
@@ -61,7 +64,11 @@ impl Quantizer for HuggingFace {
                 dtype: tensor.dtype,
                 shape: tensor.shape,
                 bytes: span.len,
-                note: None,
+                route: quantized[index].then_some(match element {
+                    ElementType::F32 => Route::Exact,
+                    _ => Route::Decoded,
+                }),
+                ..PlannedTensor::default()
             });
         }
         builder.json_file(hf_folder::CONFIG, &config(model, element))?;

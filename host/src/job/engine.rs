@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llm_quantize_plugin_api::{
-    ElementType, EncodeCall, Job, Measure, Plan, StatisticView, TensorView, Unit, UnitInput,
+    AffineGroups, ElementType, EncodeCall, Job, Measure, Plan, StatisticView, TensorView, Unit,
+    UnitInput,
 };
 
 use super::decoder::{Outputs, layers_of};
@@ -264,7 +265,8 @@ impl Engine<'_> {
         self.cancel.check()?;
         let unit = &self.job.plan().units[piece.unit];
         buffers.resize_with(unit.inputs.len().max(buffers.len()), Vec::new);
-        let inputs = self.read(unit, piece, buffers)?;
+        let groups = self.groups(unit, piece)?;
+        let inputs = self.read(unit, piece, &groups, buffers)?;
         let requests = unit.statistics.iter();
         let statistics: Vec<StatisticView<'_>> = requests
             .map(|request| match statistics {
@@ -305,19 +307,35 @@ impl Engine<'_> {
         })
     }
 
+    /// The groups of those inputs that are wanted so, in their order.
+    fn groups(&self, unit: &Unit, piece: &Piece) -> Result<Vec<AffineGroups>> {
+        let inputs = self.inputs(unit, piece).filter(|(input, _)| input.groups);
+        inputs
+            .map(|(input, rows)| self.source.groups(input.tensor, rows))
+            .collect()
+    }
+
     /// Views of the piece's inputs.
     fn read<'b>(
         &'b self,
         unit: &Unit,
         piece: &Piece,
+        groups: &'b [AffineGroups],
         buffers: &'b mut [Vec<f32>],
     ) -> Result<Vec<TensorView<'b>>> {
         let mut views = Vec::with_capacity(unit.inputs.len());
+        let mut groups = groups.iter();
         for ((input, rows), buffer) in self.inputs(unit, piece).zip(buffers) {
-            views.push(match input.raw {
-                false => self.source.rows(input.tensor, rows, buffer)?,
-                true => raw_rows(self.source.stored(input.tensor, rows.clone())?, rows)?,
-            });
+            if input.groups {
+                let count = usize::try_from(rows.end - rows.start).unwrap_or(0);
+                let of_input = groups.next().map(|groups| groups.views(count));
+                views.extend(of_input.transpose()?.into_iter().flatten());
+            } else if input.raw {
+                let stored = self.source.stored(input.tensor, rows.clone())?;
+                views.push(raw_rows(stored, rows)?);
+            } else {
+                views.push(self.source.rows(input.tensor, rows, buffer)?);
+            }
         }
         Ok(views)
     }

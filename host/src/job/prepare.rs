@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llm_quantize_plugin_api::{Job, Plan, PlanRequest, Quantizer, Unit, check_plan};
+use llm_quantize_plugin_api::{Job, Plan, PlanRequest, Quantizer, Routing, Unit, check_plan};
 
 use super::journal::{self, Checkpoints, Found, Header, Place, PluginId, Subject};
 use super::lock::OutputLock;
@@ -75,7 +75,10 @@ pub fn prepare<'a>(
                 ),
             )
         })?;
-    format.require_level(&request.level)?;
+    // Groups that are repacked may decide about the level.
+    if !(request.level.is_empty() && matches!(request.routing, Routing::Repack { .. })) {
+        format.require_level(&request.level)?;
+    }
     format.check_options(&request.options)?;
     if let Some(size) = request.group_size
         && !format.group_sizes.contains(&size)

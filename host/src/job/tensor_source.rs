@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use llm_quantize_plugin_api::{ElementType, Inputs, TensorView};
+use llm_quantize_plugin_api::{AffineGroups, ElementType, Inputs, TensorView};
 
 use crate::error::{Error, ExitCode, Result};
 use crate::source::{MappedFile, SourceModel};
@@ -43,6 +43,12 @@ pub trait TensorSource: Inputs + Sync {
     /// # Errors
     /// If the source cannot give them out.
     fn stored(&self, tensor: usize, rows: Range<u64>) -> Result<&[u8]>;
+
+    /// The groups of some rows of a weight.
+    ///
+    /// # Errors
+    /// If it has none, or its reader fails.
+    fn groups(&self, tensor: usize, rows: Range<u64>) -> Result<AffineGroups>;
 
     /// Whether [`rows`](Self::rows) decodes into the buffer.
     fn decodes(&self) -> bool;
@@ -97,6 +103,14 @@ impl TensorSource for SourceModel {
 
     fn stored(&self, tensor: usize, rows: Range<u64>) -> Result<&[u8]> {
         SourceModel::stored(self, tensor, rows)
+    }
+
+    fn groups(&self, tensor: usize, rows: Range<u64>) -> Result<AffineGroups> {
+        let found = SourceModel::groups(self, tensor, rows)?;
+        found.ok_or_else(|| {
+            let message = format!("the plan asks for groups of tensor {tensor}, which has none");
+            Error::new(ExitCode::PluginFailed, message)
+        })
     }
 
     fn decodes(&self) -> bool {

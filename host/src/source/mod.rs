@@ -1,6 +1,7 @@
 //! Opens models: Hugging Face folders by itself, everything else through the
 //! converters of plugins.
 
+mod base;
 pub mod config;
 mod files;
 #[cfg(test)]

@@ -1,21 +1,21 @@
 //! An opened model, whoever reads it: what planning and the engine work on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llm_quantize_plugin_api as plugin_api;
 use plugin_api::{
-    AffineGroups, ElementType, FileView, Inputs, ModelDescription, ModelView, TensorInfo,
-    TensorView,
+    AffineGroups, ElementType, FileView, GroupFacts, Inputs, ModelDescription, ModelView,
+    TensorInfo, TensorView,
 };
 
 use super::locate::{Parts, view_of};
 use super::plugin::PluginModel;
 use super::weights::Weights;
 use super::{Located, MappedFile, NamedConverter, config, locate};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Error, ExitCode, PluginResult, Result};
 use crate::graph::sites_of;
 
 /// A model that was opened.
@@ -25,6 +25,8 @@ pub struct SourceModel {
     model: ModelDescription,
     store: Store,
     attachments: Vec<(String, MappedFile)>,
+    /// The model that configuration and small files come from, if not this one.
+    base: Option<Box<SourceModel>>,
 }
 
 #[derive(Debug)]
@@ -50,8 +52,7 @@ impl SourceModel {
             config: parts.config,
             tensors: std::mem::take(&mut weights.tensors),
             files: parts.files.iter().map(|f| f.name().to_owned()).collect(),
-            sites: Vec::new(),
-            facts: Vec::new(),
+            ..ModelDescription::default()
         };
         model.sites = sites_of(&model);
         Self {
@@ -59,6 +60,7 @@ impl SourceModel {
             model,
             store: Store::Folder(weights, parts.files),
             attachments: Vec::new(),
+            base: None,
         }
     }
 
@@ -74,6 +76,7 @@ impl SourceModel {
             model,
             store: Store::Plugin(store),
             attachments: Vec::new(),
+            base: None,
         }
     }
 
@@ -89,6 +92,14 @@ impl SourceModel {
             }
             Store::Folder(..) => Err(Error::other("a folder is a Hugging Face model already")),
         }
+    }
+
+    /// Takes another configuration, and the small files of the model that it is of.
+    pub(super) fn replace_config(&mut self, config: serde_json::Value, base: Self) {
+        self.model.config = config;
+        self.model.files.clone_from(&base.model.files);
+        self.model.sites = sites_of(&self.model);
+        self.base = Some(Box::new(base));
     }
 
     /// Adds a file that the user handed over, e.g. of kind `imatrix`.
@@ -155,13 +166,18 @@ impl SourceModel {
         files.iter().map(Arc::as_ref)
     }
 
-    /// The small files beside the weights.
+    /// The small files beside the weights, those of a base among them.
     pub fn side_files(&self) -> impl Iterator<Item = &MappedFile> {
-        let files = match &self.store {
-            Store::Folder(_, files) => &files[..],
+        let base = self.base.as_deref().map_or(&[][..], Self::own_side_files);
+        let files = self.own_side_files().iter().chain(base);
+        files.map(Arc::as_ref)
+    }
+
+    fn own_side_files(&self) -> &[Arc<MappedFile>] {
+        match &self.store {
+            Store::Folder(_, files) => files,
             Store::Plugin(_) => &[],
-        };
-        files.iter().map(Arc::as_ref)
+        }
     }
 
     /// The files that the user handed over, with their kinds.
@@ -287,11 +303,24 @@ impl SourceModel {
     /// # Errors
     /// What the plugin says.
     pub fn groups(&self, tensor: usize, rows: Range<u64>) -> Result<Option<AffineGroups>> {
-        check_rows(self.tensor(tensor)?, &rows)?;
-        match &self.store {
-            Store::Folder(..) => Ok(None),
-            Store::Plugin(model) => model.groups(tensor, rows),
+        let info = self.tensor(tensor)?;
+        check_rows(info, &rows)?;
+        let Store::Plugin(model) = &self.store else {
+            return Ok(None);
+        };
+        let (count, cols) = (to_usize(rows.end - rows.start)?, to_usize(info.cols())?);
+        let found = model.groups(tensor, rows)?;
+        if let Some(groups) = &found {
+            groups.check(count, cols).by_plugin(model.plugin())?;
         }
+        Ok(found)
+    }
+
+    /// Adds what was found out about the groups of quantized weights, by their places, and the type
+    /// that vectors can go back to.
+    pub fn set_groups(&mut self, groups: BTreeMap<usize, GroupFacts>, narrow: Option<String>) {
+        self.model.groups = groups;
+        self.model.narrow = narrow;
     }
 
     /// The stored bytes of some rows of a tensor, whatever they mean.
@@ -379,6 +408,9 @@ impl Inputs for SourceModel {
     }
 
     fn file(&self, name: &str) -> plugin_api::Result<Option<&[u8]>> {
+        if let Some(base) = &self.base {
+            return base.file(name);
+        }
         match &self.store {
             Store::Folder(_, files) => {
                 let file = files.iter().find(|file| file.name() == name);

@@ -48,6 +48,14 @@ impl NewTensor {
         }
     }
 
+    /// Bytes that it takes.
+    ///
+    /// # Errors
+    /// If there is no such type, or they cannot be counted.
+    pub fn bytes(&self) -> Result<u64> {
+        self.sized().map(|info| info.bytes)
+    }
+
     fn sized(&self) -> Result<TensorInfo> {
         let mut info = TensorInfo {
             name: self.name.clone(),

@@ -57,9 +57,15 @@ pub fn copy_rows(input: &TensorView<'_>, element: ElementType, output: &mut [u8]
     Ok(())
 }
 
-/// The type in which a tensor of a source is written if it stays plain: its own, or if that is
+/// The type in which a tensor of a source is written if it stays plain: its own (vectors that the
+/// source has widened get back the [type that they had](ModelDescription::narrow)), or if that is
 /// no plain one, the 16-bit one that the configuration names, else `BF16`.
 pub fn plain_dtype(model: &ModelDescription, tensor: &TensorInfo) -> ElementType {
+    if let (Some(narrow), "F32", 1) = (&model.narrow, &*tensor.dtype, tensor.shape.len())
+        && let Some(element) = ElementType::from_dtype(narrow)
+    {
+        return element;
+    }
     let named = |key: &str| model.config.get(key).and_then(serde_json::Value::as_str);
     let half = named("dtype").or_else(|| named("torch_dtype")) == Some("float16");
     let usual = match half {
@@ -117,6 +123,17 @@ mod tests {
         assert_eq!(plain_dtype(model.model(), &tensor), ElementType::F16);
         tensor.dtype = "F32".into();
         assert_eq!(plain_dtype(model.model(), &tensor), ElementType::F32);
+    }
+
+    #[test]
+    fn widened_vectors_are_narrowed_again() {
+        let mut model = TestModel::tiny_llama().model().clone();
+        model.narrow = Some("F16".into());
+        let mut tensor = model.tensors[0].clone();
+        tensor.dtype = "F32".into();
+        assert_eq!(plain_dtype(&model, &tensor), ElementType::F32);
+        tensor.shape.truncate(1);
+        assert_eq!(plain_dtype(&model, &tensor), ElementType::F16);
     }
 
     #[test]

@@ -30,6 +30,37 @@ pub struct FormatDescription {
     /// Whether its plans may ask for statistics of a calibration run.
     #[serde(default)]
     pub calibration: CalibrationUse,
+    /// Whether it can take over the groups of other formats. Since 1.2.
+    #[serde(default)]
+    pub repacking: Repacking,
+}
+
+/// Whether a format can take over the groups of quantized weights ([`Routing::Repack`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Repacking {
+    /// No: what is quantized can only be quantized anew.
+    #[default]
+    Never,
+    /// Those of other formats. Its own models it takes in their native view.
+    OtherFormats,
+    /// Those of any format, its own in another arrangement among them.
+    AnyFormat,
+}
+
+/// What is done with weights that are quantized already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Routing {
+    /// They are quantized anew, to the level.
+    #[default]
+    Quantize,
+    /// Their groups are repacked where the format can hold them, the same numbers but for rounded
+    /// scales and zeros. The rest of the model stays in 16 or 32 bits; nothing is quantized.
+    Repack {
+        /// Whether scales and zeros may not be rounded either.
+        exact: bool,
+    },
 }
 
 /// What an output of a format is.
@@ -235,6 +266,12 @@ pub struct PlanRequest {
     /// The text that the model will be run on, if statistics can be had.
     #[serde(default)]
     pub calibration: Option<CalibrationText>,
+    /// What is done with weights that are quantized already. Where they are repacked, an empty
+    /// [`level`](Self::level) leaves it to the plugin to choose the one that fits best, and
+    /// likewise the group size. Only for formats that say so
+    /// ([`FormatDescription::repacking`]). Since 1.2.
+    #[serde(default)]
+    pub routing: Routing,
 }
 
 /// The text of a calibration run.

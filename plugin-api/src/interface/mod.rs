@@ -18,13 +18,13 @@ mod views;
 pub use error::{Error, ErrorKind, Result};
 pub use format::{
     CalibrationText, CalibrationUse, FormatDescription, LevelInfo, OptionInfo, OptionType,
-    PlanRequest, Purpose, parse_size,
+    PlanRequest, Purpose, Repacking, Routing, parse_size,
 };
-pub use groups::AffineGroups;
+pub use groups::{AffineGroups, GroupFacts};
 pub use model::{ElementType, Fold, ModelDescription, ModelView, Site, TensorInfo};
 pub use plan::{
     CalibrationPlan, Container, FileContent, Flow, Grain, Literal, OutputFile, Plan, PlannedTensor,
-    RowSplit, Span, Statistic, StatisticRequest, Unit, UnitInput,
+    Route, RowSplit, Span, Statistic, StatisticRequest, Unit, UnitInput,
 };
 pub use plan_check::check_plan;
 pub use plan_flow::FlowingLayer;

@@ -1,6 +1,10 @@
 //! The description of a model: its config, its tensors, the files beside them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use super::GroupFacts;
 
 /// How the numbers of a view are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +172,16 @@ pub struct ModelDescription {
     /// beyond the usual.
     #[serde(default)]
     pub facts: Vec<(String, String)>,
+    /// What the host found out about the groups of quantized weights, by the places of the tensors
+    /// that have some. Only there if the request asks for
+    /// [repacking](super::Routing::Repack). Since 1.2.
+    #[serde(default)]
+    pub groups: BTreeMap<usize, GroupFacts>,
+    /// The 16-bit type (a safetensors name) that holds the very numbers of all tensors of one
+    /// dimension, where the source stores them in single precision. Only there with
+    /// [`groups`](Self::groups). Since 1.2.
+    #[serde(default)]
+    pub narrow: Option<String>,
 }
 
 impl ModelDescription {

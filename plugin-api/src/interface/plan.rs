@@ -124,6 +124,14 @@ pub struct UnitInput {
     /// In a split unit: give every piece the whole tensor, not the piece's rows.
     #[serde(default)]
     pub whole: bool,
+    /// Give the groups of a weight that has some ([`ModelDescription::groups`]) instead of its
+    /// numbers, as three views: the codes, a byte each ([`ElementType::Raw`]); the scales and the
+    /// zeros of each row's groups, in single precision. Since 1.2.
+    ///
+    /// [`ModelDescription::groups`]: super::ModelDescription::groups
+    /// [`ElementType::Raw`]: super::ElementType::Raw
+    #[serde(default)]
+    pub groups: bool,
 }
 
 impl UnitInput {
@@ -133,6 +141,15 @@ impl UnitInput {
             tensor,
             raw: false,
             whole: false,
+            groups: false,
+        }
+    }
+
+    /// The groups of a weight, row by row.
+    pub fn groups_of(tensor: usize) -> Self {
+        Self {
+            groups: true,
+            ..Self::rows_of(tensor)
         }
     }
 }
@@ -173,6 +190,27 @@ pub struct PlannedTensor {
     /// Why it is not of the type that the level asks for, if so.
     #[serde(default)]
     pub note: Option<String>,
+    /// How the source's quantized numbers come here; `None` where they are not quantized. Since
+    /// 1.2.
+    #[serde(default)]
+    pub route: Option<Route>,
+}
+
+/// How quantized numbers come into another format.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Route {
+    /// Repacked: the stored values are the same numbers.
+    Exact,
+    /// Repacked, with scales or zeros rounded.
+    NearExact {
+        /// The largest change of a weight, relative to the largest weight of its group.
+        change: f64,
+    },
+    /// Written as plain numbers of 16 or 32 bits, to which they are rounded.
+    Decoded,
+    /// Rounded to codes anew.
+    Requantized,
 }
 
 /// How the calibration run must proceed for this plan.

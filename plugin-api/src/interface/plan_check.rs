@@ -88,6 +88,9 @@ fn check_unit(unit: &Unit, model: &ModelDescription) -> Result<()> {
         let Some(tensor) = model.tensors.get(input.tensor) else {
             return fail(format!("there is no tensor number {}", input.tensor));
         };
+        if input.groups && (input.raw || !model.groups.contains_key(&input.tensor)) {
+            return fail(format!("\"{}\" has no groups", tensor.name));
+        }
         if let Some(split) = unit.split
             && !input.whole
             && tensor.rows() != Some(split.rows)

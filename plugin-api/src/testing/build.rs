@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::TestModel;
 use super::statistics::MadeUp;
 use crate::interface::{
-    DecodeCall, ElementType, EncodeCall, Error, FileContent, FileView, FlowingLayer, Inputs, Job,
-    Plan, PlanRequest, Quantizer, Result, TensorView, Unit, check_plan,
+    AffineGroups, DecodeCall, ElementType, EncodeCall, Error, FileContent, FileView, FlowingLayer,
+    Inputs, Job, Plan, PlanRequest, Quantizer, Result, TensorView, Unit, UnitInput, check_plan,
 };
 
 /// A finished file.
@@ -145,14 +145,19 @@ fn encode(
     rows: Range<u64>,
     fill: u8,
 ) -> Result<()> {
-    let inputs = unit
-        .inputs
-        .iter()
-        .map(|input| {
-            let part = (unit.split.is_some() && !input.whole).then(|| rows.clone());
-            model.view(input.tensor, part, input.raw)
-        })
-        .collect::<Result<Vec<TensorView<'_>>>>()?;
+    let part = |input: &UnitInput| (unit.split.is_some() && !input.whole).then(|| rows.clone());
+    let groups = unit.inputs.iter().map(|input| match input.groups {
+        true => model.groups_of(input.tensor, part(input)).map(Some),
+        false => Ok(None),
+    });
+    let groups = groups.collect::<Result<Vec<_>>>()?;
+    let mut inputs: Vec<TensorView<'_>> = Vec::new();
+    for (input, groups) in unit.inputs.iter().zip(&groups) {
+        match groups {
+            Some((rows, groups)) => inputs.extend(groups.views(*rows)?),
+            None => inputs.push(model.view(input.tensor, part(input), input.raw)?),
+        }
+    }
     let mut buffers: Vec<Vec<u8>> = unit
         .outputs
         .iter()
@@ -191,6 +196,25 @@ fn slice(bytes: &mut [u8], offset: u64, len: u64) -> &mut [u8] {
 }
 
 impl TestModel {
+    /// The groups of some rows of a weight (all if `None`), and how many rows they are.
+    fn groups_of(&self, tensor: usize, rows: Option<Range<u64>>) -> Result<(usize, AffineGroups)> {
+        let missing = || Error::internal(format!("tensor {tensor} has no groups"));
+        let all = self.groups.get(&tensor).ok_or_else(missing)?;
+        let count = self.model().tensors[tensor].rows().unwrap_or(0);
+        let rows = rows.unwrap_or(0..count);
+        let (start, end) = (rows.start as usize, rows.end as usize);
+        let part = |each: usize| start * each..end * each;
+        let [codes, groups] =
+            [all.codes.len(), all.scales.len()].map(|len| part(len / count.max(1) as usize));
+        let found = AffineGroups {
+            codes: all.codes[codes].to_vec(),
+            scales: all.scales[groups.clone()].to_vec(),
+            zeros: all.zeros[groups].to_vec(),
+            ..all.clone()
+        };
+        Ok((end - start, found))
+    }
+
     /// A view of some rows of a tensor (all if `None`).
     ///
     /// # Errors

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::statistics::MadeUp;
 use crate::interface::{
-    FileView, Fold, Inputs, ModelDescription, Reader, Result, Site, StatisticRequest, TensorInfo,
+    AffineGroups, ElementType, FileView, Fold, Inputs, ModelDescription, Reader, Result, Site,
+    StatisticRequest, TensorInfo,
 };
+use crate::regroup::Survey;
 
 /// A model in memory.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +20,7 @@ pub struct TestModel {
     files: BTreeMap<String, Vec<u8>>,
     attachments: BTreeMap<String, Vec<u8>>,
     pub(super) statistics: Vec<(StatisticRequest, MadeUp)>,
+    pub(super) groups: BTreeMap<usize, AffineGroups>,
 }
 
 const HIDDEN: u64 = 256;
@@ -108,6 +111,29 @@ impl TestModel {
     pub fn set_config(&mut self, config: Value) {
         self.add_file("config.json", config.to_string().into_bytes());
         self.description.config = config;
+    }
+
+    /// Takes the groups that a reader has of its model's quantized weights, as a host does that
+    /// wants them to be repacked.
+    ///
+    /// # Errors
+    /// The reader's, and if groups are not as many as the weights.
+    pub fn take_groups(&mut self, reader: &dyn Reader, files: &[FileView<'_>]) -> Result<()> {
+        for (place, tensor) in reader.model().tensors.iter().enumerate() {
+            let rows = tensor.rows().unwrap_or(0);
+            if ElementType::from_dtype(&tensor.dtype).is_some() {
+                continue;
+            }
+            let Some(groups) = reader.groups(files, place, 0..rows)? else {
+                continue;
+            };
+            let cols = tensor.cols() as usize;
+            groups.check(rows as usize, cols)?;
+            let facts = Survey::of(&groups, cols).facts();
+            self.description.groups.insert(place, facts);
+            self.groups.insert(place, groups);
+        }
+        Ok(())
     }
 
     /// Replaces the sites.

@@ -83,7 +83,7 @@ impl<H: Habits> Quantizer for Copying<H> {
                 dtype: tensor.dtype.clone(),
                 shape: tensor.shape.clone(),
                 bytes: len,
-                note: None,
+                ..PlannedTensor::default()
             });
             end += len;
         }

@@ -6,6 +6,9 @@
 //!   users may ask for in all of these formats.
 //! * Reading: [`LayeredFolder`] finds the layers, [`FolderReader`] presents them as a model.
 //!
+//! * Taking over the groups of another format: [`repack`] decides which layers, and how they are
+//!   stored.
+//!
 //! What a format adds is how a layer is stored: [`LayerShape`] before it is written,
 //! [`StoredLayer`] when it is read.
 //!
@@ -17,6 +20,7 @@ mod layers;
 pub mod options;
 mod places;
 mod reader;
+mod repack;
 mod rows;
 mod verify;
 
@@ -31,6 +35,7 @@ pub use layers::{
 };
 pub use places::{Places, keeps_type};
 pub use reader::FolderReader;
+pub use repack::{Offer, Repacked, Way, note_routes, repack, sizes_to_try};
 pub use rows::{Groups, Rows};
 pub use verify::verify_layers;
 

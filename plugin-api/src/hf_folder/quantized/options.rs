@@ -58,6 +58,18 @@ pub fn may_requantize(request: &PlanRequest) -> bool {
     request.flag(REQUANTIZE) || request.requantize
 }
 
+/// Refuses options that have no meaning where groups are repacked.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported), with the first of them that was given.
+pub fn repacking_refuses(request: &PlanRequest, keys: &[&str]) -> Result<()> {
+    let given = keys.iter().find(|key| request.option(key).is_some());
+    given.map_or(Ok(()), |key| {
+        let message = format!("the option \"{key}\" means nothing where groups are repacked");
+        Err(Error::unsupported(message).suggest("quantize anew with --route requantize"))
+    })
+}
+
 /// The group size that is asked for: one of these.
 ///
 /// # Errors
@@ -96,6 +108,15 @@ mod tests {
         assert!(!keep_unfit(&plain) && !may_requantize(&plain));
         let asked = request(&[("unfit", "Keep"), ("allow-requantize", "true")], None);
         assert!(keep_unfit(&asked) && may_requantize(&asked));
+    }
+
+    #[test]
+    fn options_without_a_meaning_are_refused() {
+        let asked = request(&[("method", "rtn")], None);
+        let error = repacking_refuses(&asked, &["order", "method"]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(error.message.contains("\"method\""), "{error}");
+        assert_eq!(repacking_refuses(&asked, &["order"]), Ok(()));
     }
 
     #[test]

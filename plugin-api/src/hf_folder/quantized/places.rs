@@ -81,6 +81,7 @@ impl<S: LayerShape> Output<'_, S> {
             shape: self.info.shape.clone(),
             bytes,
             note: self.note.map(Into::into),
+            route: None,
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn encode(job: &AwqJob, work: &BlockWork, call: EncodeCall<'_>) -> Result<En
     let (layers, vectors) = (work.layers().count(), work.vectors);
     let statistics = match job.wishes.method {
         Method::Awq => STATISTICS * work.sites.len(),
-        Method::RoundToNearest => 0,
+        Method::RoundToNearest | Method::Repack => 0,
     };
     let found = [call.inputs.len(), call.outputs.len(), call.statistics.len()];
     if found != [layers + vectors, PARTS * layers + vectors, statistics] {
@@ -103,7 +103,7 @@ impl Block<'_, '_> {
     fn site(&mut self, number: usize, site: &SiteWork, first: usize) -> Result<()> {
         match self.job.wishes.method {
             Method::Awq => self.search_site(number, site, first),
-            Method::RoundToNearest => {
+            Method::RoundToNearest | Method::Repack => {
                 for (place, layer) in (first..).zip(&site.layers) {
                     let start = Instant::now();
                     let weight = self.weight(layer, place)?;

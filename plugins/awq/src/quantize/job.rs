@@ -7,7 +7,7 @@ use llm_quantize_plugin_api::{
 
 use super::layers::Layer;
 use super::options::Wishes;
-use super::{encode, verify};
+use super::{encode, repack, verify};
 
 /// What a unit of the plan does.
 pub enum Role {
@@ -15,6 +15,8 @@ pub enum Role {
     Copy(ElementType),
     /// Quantizes the layers of a block.
     Block(BlockWork),
+    /// Writes the groups of a layer of another format.
+    Repack(Layer),
 }
 
 /// The layers that a unit quantizes. Its inputs are their weights, in order, and vectors: norms and
@@ -98,11 +100,11 @@ impl AwqJob {
 
     /// All layers that are quantized.
     pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
-        let blocks = self.roles.iter().filter_map(|role| match role {
-            Role::Block(work) => Some(work),
-            Role::Copy(_) => None,
-        });
-        blocks.flat_map(BlockWork::layers)
+        self.roles.iter().flat_map(|role| match role {
+            Role::Block(work) => work.layers().collect(),
+            Role::Repack(layer) => vec![layer],
+            Role::Copy(_) => Vec::new(),
+        })
     }
 }
 
@@ -125,6 +127,7 @@ impl Job for AwqJob {
                 _ => Err(Error::internal("a copy has one input and one output")),
             },
             Role::Block(work) => encode::encode(self, work, call),
+            Role::Repack(layer) => repack::encode(self, layer, call),
         }
     }
 

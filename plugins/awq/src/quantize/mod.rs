@@ -4,6 +4,7 @@
 //! * [`layers`]: which layers are quantized; [`plan`]: where everything lies; [`config`]: what the
 //!   output says about itself.
 //! * [`job`]: the work; `encode` and `verify` are parts of it.
+//! * `repack`: taking over the groups of another format instead.
 
 pub mod config;
 mod encode;
@@ -13,14 +14,15 @@ pub mod layers;
 pub mod loaders;
 pub mod options;
 pub mod plan;
+mod repack;
 mod verify;
 
 use llm_quantize_plugin_api::{
-    CalibrationUse, FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Result,
+    CalibrationUse, FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Repacking, Result,
 };
 
 use crate::{FORMAT, levels};
-use options::{GROUP_SIZES, Wishes};
+use options::GROUP_SIZES;
 
 /// Writes AWQ folders.
 pub struct AwqQuantizer {
@@ -40,9 +42,7 @@ impl Quantizer for AwqQuantizer {
     }
 
     fn plan(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
-        description().require_level(&request.level)?;
-        let wishes = Wishes::from_request(request)?;
-        let job = plan::plan(self.host.clone(), inputs, &wishes, request)?;
+        let job = plan::plan(self.host.clone(), inputs, request)?;
         Ok(Box::new(job))
     }
 }
@@ -55,6 +55,7 @@ fn description() -> FormatDescription {
         options: options::options(),
         group_sizes: GROUP_SIZES.to_vec(),
         calibration: CalibrationUse::Always,
+        repacking: Repacking::AnyFormat,
         ..FormatDescription::default()
     }
 }

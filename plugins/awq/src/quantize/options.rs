@@ -2,7 +2,7 @@
 
 use llm_quantize_plugin_api::hf_folder::quantized::WHOLE_ROW;
 use llm_quantize_plugin_api::hf_folder::quantized::options::{
-    choice, group_size, is, keep_unfit, option, requantize_option, unfit_option,
+    choice, group_size, is, keep_unfit, option, repacking_refuses, requantize_option, unfit_option,
 };
 use llm_quantize_plugin_api::hf_folder::shard_size_option;
 use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
@@ -34,10 +34,12 @@ pub enum Method {
     Awq,
     /// The nearest, without a calibration.
     RoundToNearest,
+    /// None: groups of another format are taken over.
+    Repack,
 }
 
 impl Method {
-    /// All of them.
+    /// Those that can be asked for.
     pub const ALL: [Self; 2] = [Self::Awq, Self::RoundToNearest];
 
     /// The value of the option.
@@ -46,6 +48,7 @@ impl Method {
         match self {
             Self::Awq => "awq",
             Self::RoundToNearest => "rtn",
+            Self::Repack => "repack",
         }
     }
 
@@ -121,6 +124,20 @@ impl Wishes {
                 grid: request.option(GRID).map_or(Ok(GRID_STEPS), steps)?,
                 duo: unless_off(request, DUO),
             },
+        })
+    }
+
+    /// What groups of this size are repacked into.
+    ///
+    /// # Errors
+    /// If an option says how codes are chosen: repacking chooses none.
+    pub fn repacking(group_size: i64, request: &PlanRequest) -> Result<Self> {
+        repacking_refuses(request, &[METHOD, DUO, CLIP, GRID])?;
+        Ok(Self {
+            group_size,
+            method: Method::Repack,
+            keep_unfit: true,
+            ..Self::from_request(request)?
         })
     }
 }

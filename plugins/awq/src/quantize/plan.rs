@@ -1,21 +1,22 @@
 //! From a model to a plan: which tensors, where they lie, and the work.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use llm_quantize_plugin_api::hf_folder::quantized::{
-    Places, keeps_type, kind_of, refuse_own_folder, with_quantization,
+    Places, keeps_type, kind_of, note_routes, refuse_own_folder, with_quantization,
 };
 use llm_quantize_plugin_api::hf_folder::{CONFIG, FolderBuilder, layer_of};
 use llm_quantize_plugin_api::{
     CalibrationPlan, Error, Flow, Fold, Grain, Host, Inputs, ModelDescription, PlanRequest, Result,
-    Statistic, StatisticRequest, Unit, UnitInput,
+    Routing, Statistic, StatisticRequest, Unit, UnitInput,
 };
 
 use super::config::quantization;
 use super::job::{AwqJob, BlockWork, Role, SiteWork, Target};
 use super::layers::{Choice, Layer, SiteLayers, choose};
-use super::loaders;
 use super::options::{Method, Wishes};
+use super::repack::Selected;
+use super::{loaders, repack};
 use crate::levels::LEVEL;
 use crate::{FORMAT, NAME};
 
@@ -23,23 +24,18 @@ use crate::{FORMAT, NAME};
 ///
 /// # Errors
 /// If the model cannot be expressed so, layers do not fit, or it is quantized already.
-pub fn plan(
-    host: Host,
-    inputs: &dyn Inputs,
-    wishes: &Wishes,
-    request: &PlanRequest,
-) -> Result<AwqJob> {
+pub fn plan(host: Host, inputs: &dyn Inputs, request: &PlanRequest) -> Result<AwqJob> {
     let model = inputs.model();
     refuse_own_folder(model, FORMAT, NAME)?;
-    if wishes.method == Method::Awq && request.calibration.is_none() {
-        return Err(
-            Error::invalid_request("AWQ needs a calibration text").suggest(
-                "give one with --calibration-data, or round to the nearest with --set method=rtn",
-            ),
-        );
-    }
-    let choice = choose(model, wishes)?;
-    choice.refuse_requantizing(model, request)?;
+    let Selected {
+        wishes,
+        choice,
+        fits,
+    } = match request.routing {
+        Routing::Quantize => select(model, request)?,
+        Routing::Repack { exact } => repack::select(model, request, exact)?,
+    };
+    let wishes = &wishes;
     let folder = request.output_name.clone();
     let folder = folder.unwrap_or_else(|| format!("{}-{FORMAT}-{LEVEL}", model.name));
     let mut builder = FolderBuilder::new(LEVEL, folder);
@@ -52,6 +48,14 @@ pub fn plan(
     let places = builder.quantized_weights(model, &choice, &held, request)?;
     let copies = places.copies.iter().copied();
     let mut roles: Vec<Role> = copies.map(Role::Copy).collect();
+    let repacked = choice.layers().filter(|_| wishes.method == Method::Repack);
+    for layer in repacked {
+        builder
+            .plan_mut()
+            .units
+            .push(repacked_unit(model, layer, &places)?);
+        roles.push(Role::Repack(layer.clone()));
+    }
     for block in blocks {
         let unit = unit(model, &block, &places, wishes)?;
         builder.plan_mut().units.push(unit);
@@ -64,6 +68,7 @@ pub fn plan(
     builder.json_file(CONFIG, &with_quantization(model, quantization))?;
     builder.copies(inputs)?;
     let plan = builder.plan_mut();
+    note_routes(plan, model, &choice, &fits);
     plan.warnings = loaders::warnings(&choice);
     plan.warnings.extend(choice.kept_warning());
     plan.calibration = (wishes.method == Method::Awq).then_some(CalibrationPlan {
@@ -80,6 +85,38 @@ pub fn plan(
     })
 }
 
+/// What is quantized, and how.
+fn select(model: &ModelDescription, request: &PlanRequest) -> Result<Selected> {
+    super::description().require_level(&request.level)?;
+    let wishes = Wishes::from_request(request)?;
+    if wishes.method == Method::Awq && request.calibration.is_none() {
+        return Err(
+            Error::invalid_request("AWQ needs a calibration text").suggest(
+                "give one with --calibration-data, or round to the nearest with --set method=rtn",
+            ),
+        );
+    }
+    let choice = choose(model, &wishes)?;
+    choice.refuse_requantizing(model, request)?;
+    Ok(Selected {
+        wishes,
+        choice,
+        fits: HashMap::new(),
+    })
+}
+
+/// A layer whose groups are taken over.
+fn repacked_unit(model: &ModelDescription, layer: &Layer, places: &Places) -> Result<Unit> {
+    Ok(Unit {
+        label: layer.module.clone(),
+        layer: layer_of(&model.tensors[layer.tensor].name),
+        inputs: vec![UnitInput::groups_of(layer.tensor)],
+        outputs: places.layer(layer)?.to_vec(),
+        scratch_bytes: repack::scratch_bytes(&layer.shape),
+        ..Unit::default()
+    })
+}
+
 /// A block of the model. Its layers are one unit, as factors that are folded into what comes before
 /// a layer tie them to each other.
 struct Block {
@@ -89,6 +126,9 @@ struct Block {
 }
 
 fn blocks(model: &ModelDescription, choice: &Choice, wishes: &Wishes) -> Vec<Block> {
+    if wishes.method == Method::Repack {
+        return Vec::new();
+    }
     let blocks = choice.sites.chunk_by(|a, b| a.block == b.block);
     let folds = wishes.method == Method::Awq;
     blocks

@@ -13,6 +13,7 @@
 mod codec;
 mod error;
 mod float;
+pub mod groups;
 mod iq4_nl;
 mod iq4_values;
 mod iq4_xs;

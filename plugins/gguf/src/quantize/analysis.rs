@@ -250,7 +250,7 @@ fn planned(entry: &Entry) -> [PlannedTensor; 2] {
         dtype: "F32".into(),
         shape: vec![1, columns],
         bytes: columns.saturating_mul(4),
-        note: None,
+        ..PlannedTensor::default()
     })
 }
 

@@ -7,8 +7,10 @@ use llm_quantize_plugin_api::{
 };
 
 use llm_quantize_plugin_api::kernels::simd::Level;
+use llm_quantize_plugin_api::regroup::Grouped;
 
 use super::importance::Weighing;
+use super::repack::pack_row;
 use super::verify;
 use crate::blocks::{BlockType, InvalidRow, encode_row_on, validate_rows};
 use crate::families::{Transform, permuted_row};
@@ -34,6 +36,8 @@ pub enum Action {
         /// How the errors of the columns are weighed.
         weighing: Weighing,
     },
+    /// The groups of another format, packed into blocks of this type.
+    Repack(BlockType),
 }
 
 /// The job.
@@ -59,8 +63,15 @@ impl Job for GgufJob {
             .encodings
             .get(call.unit)
             .ok_or_else(|| Error::internal(format!("there is no unit {}", call.unit)))?;
-        let ([input], [output]) = (call.inputs, call.outputs) else {
-            return Err(Error::internal("a unit has one input and one output"));
+        let (input, [output]) = (call.inputs, call.outputs) else {
+            return Err(Error::internal("a unit has one output"));
+        };
+        if let Action::Repack(ty) = encoding.action {
+            encoding.repack(ty, &Grouped::of(input)?, output)?;
+            return Ok(EncodeReport::default());
+        }
+        let [input] = input else {
+            return Err(Error::internal("a unit has one input"));
         };
         let level = Level::at_most(self.host.cpu_level());
         encoding.encode(level, input, call.rows.start, call.statistics, output)?;
@@ -86,9 +97,13 @@ impl Encoding {
         if output.is_empty() {
             return Ok(());
         }
-        let order = RowOrder::new(self.transform, input)?;
+        let order = RowOrder::new(self.transform, [input.rows(), input.cols()])?;
         match &self.action {
+            Action::Repack(_) => Err(Error::internal("groups are needed, not numbers")),
             Action::Copy => order.copy(input, output),
+            Action::Encode { ty, .. } if is_stored_as(input.element(), *ty) => {
+                order.copy(input, output)
+            }
             Action::Encode { ty, weighing } => {
                 let importance = weighing.importance(&self.name, input.cols(), statistics)?;
                 // One row at a time: it stays in the cache between the conversion and the
@@ -135,6 +150,24 @@ impl Encoding {
     }
 }
 
+impl Encoding {
+    /// Packs groups of rows that start at a whole head.
+    fn repack(&self, ty: BlockType, groups: &Grouped<'_>, output: &mut [u8]) -> Result<()> {
+        let row_len = ty.row_bytes(groups.cols());
+        let row_len = row_len.filter(|len| len.checked_mul(groups.rows()) == Some(output.len()));
+        let row_len = row_len
+            .ok_or_else(|| Error::internal("the output has another length than the rows"))?;
+        let order = RowOrder::new(self.transform, [groups.rows(), groups.cols()])?;
+        for (index, out) in output.chunks_exact_mut(row_len.max(1)).enumerate() {
+            pack_row(groups, order.source_row(index), ty, out).map_err(|error| Error {
+                message: format!("tensor \"{}\": {}", self.name, error.message),
+                ..error
+            })?;
+        }
+        Ok(())
+    }
+}
+
 /// Weights that are finite, but too large for the type's half-precision numbers, or too small
 /// for MXFP4's exponents.
 fn overflow(tensor: &str, row: u64, ty: BlockType, reason: InvalidRow) -> Error {
@@ -163,15 +196,15 @@ struct RowOrder {
 }
 
 impl RowOrder {
-    fn new(transform: Transform, input: &TensorView<'_>) -> Result<Self> {
+    fn new(transform: Transform, [rows, cols]: [usize; 2]) -> Result<Self> {
         let Transform::PermuteRows { head_rows, .. } = transform else {
             return Ok(Self {
                 head_rows: 1,
                 elements: false,
             });
         };
-        let elements = input.rows() == 1;
-        let count = if elements { input.cols() } else { input.rows() };
+        let elements = rows == 1;
+        let count = if elements { cols } else { rows };
         let head_rows = usize::try_from(head_rows).unwrap_or(0);
         if head_rows == 0 || count % head_rows != 0 {
             return Err(Error::internal(format!(

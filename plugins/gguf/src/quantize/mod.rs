@@ -13,6 +13,7 @@ mod importance;
 mod job;
 mod matrix;
 mod planner;
+mod repack;
 mod request;
 mod sites;
 mod verify;
@@ -21,7 +22,7 @@ pub use analysis::ANALYSIS;
 
 use llm_quantize_plugin_api::{
     CalibrationUse, Error, FormatDescription, Host, Inputs, Job, LevelInfo, ModelDescription,
-    PlanRequest, Quantizer, Result,
+    PlanRequest, Quantizer, Repacking, Result,
 };
 
 use crate::levels::{LEVELS, Level};
@@ -64,7 +65,6 @@ impl Quantizer for GgufQuantizer {
 
 impl GgufQuantizer {
     fn plan_model(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
-        let level = level(&request.level)?;
         let importance = ImportanceSource::of(inputs, request)?;
         let wishes = Wishes::from_request(request, importance.is_given())?;
         let model = inputs.model();
@@ -72,15 +72,13 @@ impl GgufQuantizer {
             true => from_gguf::draft(inputs)?,
             false => from_hf::draft(inputs)?,
         };
-        let stem = output_stem(request, &model.name, level);
         let job = planner::plan(
             self.host.clone(),
             draft,
-            level,
             &wishes,
             &importance,
             model,
-            &stem,
+            request,
         )?;
         Ok(Box::new(job))
     }
@@ -95,6 +93,7 @@ fn description() -> FormatDescription {
         group_sizes: Vec::new(),
         attachments: vec![IMATRIX.into()],
         calibration: CalibrationUse::Optional,
+        repacking: Repacking::OtherFormats,
         ..FormatDescription::default()
     }
 }

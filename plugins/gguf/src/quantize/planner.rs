@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
+use llm_quantize_plugin_api::regroup::Fit;
 use llm_quantize_plugin_api::{
     CalibrationPlan, Container, ElementType, Error, FileContent, Flow, Grain, Host, Literal,
-    ModelDescription, OutputFile, Plan, PlannedTensor, Result, RowSplit, Span, TensorInfo, Unit,
-    UnitInput,
+    ModelDescription, OutputFile, Plan, PlanRequest, PlannedTensor, Result, Route, Routing,
+    RowSplit, Span, TensorInfo, Unit, UnitInput,
 };
 
 use super::draft::{Content, Draft, DraftTensor};
 use super::importance::{ImportanceSource, Weighing};
 use super::job::{Action, Encoding, GgufJob, is_stored_as};
+use super::repack::{self, Terms};
 use super::request::Wishes;
 use super::sites::{is_measured, site_of};
 use crate::blocks::{BlockType, TypeLayout};
@@ -26,14 +28,16 @@ const VERSION_KEY: &str = "general.quantization_version";
 const FILE_TYPE: &str = "general.file_type";
 
 /// A tensor whose type is chosen.
-struct Typed {
-    tensor: DraftTensor,
-    ty: TypeLayout,
-    target: Target,
-    note: Option<String>,
+pub(super) struct Typed {
+    pub tensor: DraftTensor,
+    pub ty: TypeLayout,
+    pub target: Target,
+    pub note: Option<String>,
+    /// How well it holds the source's groups, if it takes them over.
+    pub fit: Option<Fit>,
 }
 
-/// Plans a draft at a level.
+/// Plans a draft at the level of a request, or at the one that its groups make.
 ///
 /// # Errors
 /// If a wish does not fit, a tensor would be quantized twice without being asked for,
@@ -41,20 +45,28 @@ struct Typed {
 pub fn plan(
     host: Host,
     draft: Draft,
-    level: &Level,
     wishes: &Wishes,
     importance: &ImportanceSource<'_>,
     model: &ModelDescription,
-    stem: &str,
+    request: &PlanRequest,
 ) -> Result<GgufJob> {
-    let quantizing = !is_plain(level.base);
     let mut metadata = draft.metadata;
     let mut warnings = draft.warnings;
     let facts = ModelFacts::from_metadata(&metadata).map_err(|e| Error::corrupt(e.to_string()))?;
-    let mut tensors = choose(&facts, draft.tensors, level, wishes)?;
+    let (mut tensors, level) = match request.routing {
+        Routing::Quantize => {
+            let level = super::level(&request.level)?;
+            (choose(&facts, draft.tensors, level, wishes)?, level)
+        }
+        Routing::Repack { exact } => {
+            let terms = Terms::of(request, &wishes.mixture, exact)?;
+            repack::choose(&facts.architecture, draft.tensors, model, &terms)?
+        }
+    };
     if !wishes.allow_requantize {
         refuse_requantizing(&tensors)?;
     }
+    let quantizing = !is_plain(level.base);
     if draft.from_gguf || quantizing {
         // llama-quantize walks and writes in this order, and its setters move keys to
         // the end.
@@ -80,9 +92,13 @@ pub fn plan(
         encodings: Vec::new(),
     };
     warnings.extend(builder.note_importance(&tensors, &mut metadata)?);
-    warnings.extend(fallback_warning(&tensors));
+    warnings.extend(match request.routing {
+        Routing::Quantize => fallback_warning(&tensors),
+        Routing::Repack { .. } => kept_warning(&tensors),
+    });
     builder.plan.warnings = warnings;
-    builder.files(&metadata, &tensors, wishes.split_max_size, stem)?;
+    let stem = super::output_stem(request, &model.name, level);
+    builder.files(&metadata, &tensors, wishes.split_max_size, &stem)?;
     Ok(GgufJob {
         host,
         plan: builder.plan,
@@ -121,6 +137,7 @@ fn choose(
             },
             target: choice.target,
             note: choice.note.map(|note| note.to_string()),
+            fit: None,
             tensor,
         });
     Ok(typed.collect())
@@ -151,6 +168,17 @@ fn fallback_warning(tensors: &[Typed]) -> Option<String> {
     ))
 }
 
+/// One line for all tensors whose groups are not taken over.
+fn kept_warning(tensors: &[Typed]) -> Option<String> {
+    let notes = tensors.iter().filter(|typed| typed.note.is_some());
+    let first = notes.clone().next()?;
+    let (name, note) = (&first.tensor.name, first.note.as_deref()?);
+    Some(format!(
+        "{} tensors stay in 16 bits (e.g. {name}: {note}); --dry-run lists them",
+        notes.count()
+    ))
+}
+
 struct Builder<'a> {
     model: &'a ModelDescription,
     level: &'a Level,
@@ -168,10 +196,12 @@ struct Builder<'a> {
 enum Conversion {
     /// They are the same bytes, of whatever type.
     Stored,
-    /// They are the same numbers.
-    Numbers,
+    /// They are numbers of this plain type already.
+    Numbers(BlockType),
     /// They are encoded.
     Encode(BlockType),
+    /// Their groups are packed.
+    Repack(BlockType),
 }
 
 impl Builder<'_> {
@@ -278,6 +308,7 @@ impl Builder<'_> {
             shape: typed.tensor.dims.iter().rev().copied().collect(),
             bytes: len,
             note: typed.note.clone(),
+            route: self.route(typed)?,
         });
         match &typed.tensor.content {
             Content::Values(values) => {
@@ -337,6 +368,7 @@ impl Builder<'_> {
             layer: typed.tensor.layer,
             inputs: vec![UnitInput {
                 raw: matches!(conversion, Conversion::Stored),
+                groups: matches!(conversion, Conversion::Repack(_)),
                 ..UnitInput::rows_of(index)
             }],
             outputs: vec![span],
@@ -366,17 +398,44 @@ impl Builder<'_> {
             return Ok(Conversion::Stored);
         }
         let ty = BlockType::from_id(typed.ty.id).map_err(|e| Error::unsupported(e.to_string()))?;
+        if typed.fit.is_some() {
+            return Ok(Conversion::Repack(ty));
+        }
         let element = ElementType::from_dtype(&source.dtype);
         Ok(match element {
-            Some(element) if is_stored_as(element, ty) => Conversion::Numbers,
+            Some(element) if is_stored_as(element, ty) => Conversion::Numbers(ty),
             _ => Conversion::Encode(ty),
         })
     }
 
+    /// How a tensor's quantized numbers come into the file, if they are quantized.
+    fn route(&self, typed: &Typed) -> Result<Option<Route>> {
+        let Content::Source { index, .. } = typed.tensor.content else {
+            return Ok(None);
+        };
+        let source = self.source(index)?;
+        if ElementType::from_dtype(&source.dtype).is_some() {
+            return Ok(None);
+        }
+        Ok(Some(match (typed.fit, self.conversion(typed, source)?) {
+            (Some(fit), _) => fit.route(),
+            (None, Conversion::Encode(ty)) if !is_plain(ty) => Route::Requantized,
+            (None, Conversion::Encode(_)) => Route::Decoded,
+            (None, _) => Route::Exact,
+        }))
+    }
+
     /// What is done with the rows.
     fn action(&self, typed: &Typed, conversion: &Conversion) -> Result<Action> {
-        let Conversion::Encode(ty) = *conversion else {
-            return Ok(Action::Copy);
+        let ty = match *conversion {
+            Conversion::Encode(ty) => ty,
+            Conversion::Repack(ty) => return Ok(Action::Repack(ty)),
+            Conversion::Stored => return Ok(Action::Copy),
+            // Where a plugin reads the source they come in single precision all the same.
+            Conversion::Numbers(ty) => {
+                let weighing = Weighing::Even;
+                return Ok(Action::Encode { ty, weighing });
+            }
         };
         let name = &typed.tensor.name;
         let weighing = match self.importance {

@@ -1,5 +1,6 @@
 //! The options of the format (`--set KEY=VALUE`), in llama-quantize's words.
 
+use llm_quantize_plugin_api::hf_folder::quantized::options::repacking_refuses;
 use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
 
 use crate::blocks::BlockType;
@@ -77,6 +78,14 @@ pub fn options() -> Vec<OptionInfo> {
             "split into files of at most this much tensor data",
         ),
     ]
+}
+
+/// Refuses options about types of tensors whose groups are repacked: those decide.
+///
+/// # Errors
+/// With the first of them.
+pub fn refuse_mixing(request: &PlanRequest) -> Result<()> {
+    repacking_refuses(request, &[TENSOR_TYPE, PURE, KEEP_OUTPUT])
 }
 
 impl Wishes {

@@ -13,8 +13,15 @@ use crate::shards::ShardedTensor;
 use crate::tokenizer::{self, GgufTokenizer, ToHfOptions};
 use crate::tokenizer_values;
 
-/// The type that config.json names; whoever writes the tensors sets its own.
-const DTYPE: &str = "bfloat16";
+/// The type that config.json names: the 16-bit one that the file has. Whoever writes the tensors
+/// sets its own.
+fn dtype(stored: &Stored) -> &'static str {
+    let half = stored.tensors.iter().any(|tensor| tensor.ty.name == "F16");
+    match half {
+        true => "float16",
+        false => "bfloat16",
+    }
+}
 
 /// Rebuilt files, by name.
 pub struct SideFiles(Vec<(String, Vec<u8>)>);
@@ -45,7 +52,7 @@ pub fn open(host: &Host, stored: Stored, files: &[FileView<'_>]) -> Result<GgufR
         metadata: &stored.metadata,
         tensors: &named,
         rope_freqs: rope_freqs.as_deref(),
-        dtype: DTYPE,
+        dtype: dtype(&stored),
     })?;
     let places = places(&stored, &hf.tensors)?;
     let side_files = side_files(host, &stored, &hf)?;
@@ -61,6 +68,7 @@ pub fn open(host: &Host, stored: Stored, files: &[FileView<'_>]) -> Result<GgufR
         files: side_files.0.iter().map(|(name, _)| name.clone()).collect(),
         sites: Vec::new(),
         facts: stored.facts(),
+        ..ModelDescription::default()
     };
     Ok(GgufReader {
         model,

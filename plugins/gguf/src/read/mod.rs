@@ -1,12 +1,14 @@
 //! Reading GGUF: as itself, or as a Hugging Face model.
 
+mod groups;
 mod hf_view;
 mod rows;
 
 use std::ops::Range;
 
 use llm_quantize_plugin_api::{
-    Converter, Error, FileView, Host, ModelDescription, ModelView, Reader, Result, TensorInfo,
+    AffineGroups, Converter, Error, FileView, Host, ModelDescription, ModelView, Reader, Result,
+    TensorInfo,
 };
 
 use crate::container::{Gguf, MAGIC, Metadata};
@@ -119,6 +121,7 @@ fn native(stored: Stored, files: &[FileView<'_>]) -> GgufReader {
         files: files.iter().map(|file| file.name.to_owned()).collect(),
         sites: Vec::new(),
         facts: stored.facts(),
+        ..ModelDescription::default()
     };
     let places = stored.tensors.into_iter().map(|tensor| Place {
         tensor,
@@ -187,6 +190,16 @@ impl Reader for GgufReader {
     ) -> Result<()> {
         let place = self.place(tensor)?;
         rows::decode(files, &place.tensor, place.transform, rows, out)
+    }
+
+    fn groups(
+        &self,
+        files: &[FileView<'_>],
+        tensor: usize,
+        rows: Range<u64>,
+    ) -> Result<Option<AffineGroups>> {
+        let place = self.place(tensor)?;
+        groups::groups(files, &place.tensor, place.transform, rows)
     }
 
     fn stored(&self, tensor: usize) -> Option<(usize, Range<u64>)> {

@@ -20,16 +20,7 @@ pub fn decode(
     out: &mut [f32],
 ) -> Result<()> {
     let stored = StoredRows::new(files, tensor)?;
-    let wanted = usize::try_from(rows.start)
-        .ok()
-        .zip(usize::try_from(rows.end).ok());
-    let Some((start, end)) = wanted.filter(|(start, end)| start <= end && *end <= stored.count)
-    else {
-        return Err(Error::internal(format!(
-            "\"{}\" has {} rows, not {rows:?}",
-            tensor.name, stored.count
-        )));
-    };
+    let Range { start, end } = stored.checked(rows)?;
     if (end - start).checked_mul(stored.cols) != Some(out.len()) {
         return Err(Error::internal(format!(
             "{} rows of {} do not fit {} numbers",
@@ -38,16 +29,13 @@ pub fn decode(
             out.len()
         )));
     }
-    let head_rows = match transform {
-        Transform::PermuteRows { head_rows, .. } => usize::try_from(head_rows).unwrap_or(0).max(1),
-        Transform::None => 1,
-    };
+    let head_rows = transform.head_rows();
     // The rows of a bias are its elements.
     if tensor.dims.len() < 2 && head_rows > 1 {
         return stored.decode_elements(head_rows, out);
     }
     for (row, numbers) in (start..end).zip(out.chunks_exact_mut(stored.cols.max(1))) {
-        stored.decode(in_head(row, head_rows), numbers)?;
+        stored.decode(transform.presented(row), numbers)?;
     }
     Ok(())
 }
@@ -60,8 +48,23 @@ fn in_head(row: usize, head_rows: usize) -> usize {
     }
 }
 
+impl Transform {
+    /// Rows that are reordered together.
+    fn head_rows(self) -> usize {
+        match self {
+            Self::PermuteRows { head_rows, .. } => usize::try_from(head_rows).unwrap_or(0).max(1),
+            Self::None => 1,
+        }
+    }
+
+    /// The stored place of a presented row.
+    pub(super) fn presented(self, row: usize) -> usize {
+        in_head(row, self.head_rows())
+    }
+}
+
 /// The stored rows of a tensor.
-struct StoredRows<'a> {
+pub(super) struct StoredRows<'a> {
     name: &'a str,
     ty: BlockType,
     cols: usize,
@@ -71,7 +74,7 @@ struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    fn new(files: &[FileView<'a>], tensor: &'a ShardedTensor) -> Result<Self> {
+    pub(super) fn new(files: &[FileView<'a>], tensor: &'a ShardedTensor) -> Result<Self> {
         let damaged = || Error::corrupt(format!("the tensor \"{}\" is cut off", tensor.name));
         let ty = BlockType::from_id(tensor.ty.id).map_err(|error| {
             Error::unsupported(format!("the tensor \"{}\": {error}", tensor.name))
@@ -96,8 +99,38 @@ impl<'a> StoredRows<'a> {
         })
     }
 
+    /// The type of its blocks.
+    pub(super) fn ty(&self) -> BlockType {
+        self.ty
+    }
+
+    /// Weights in a row.
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Rows that there are.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub(super) fn checked(&self, rows: Range<u64>) -> Result<Range<usize>> {
+        let wanted = usize::try_from(rows.start)
+            .ok()
+            .zip(usize::try_from(rows.end).ok());
+        let wanted = wanted.filter(|(start, end)| start <= end && *end <= self.count);
+        wanted.map(|(start, end)| start..end).ok_or_else(|| {
+            let (name, count) = (self.name, self.count);
+            Error::internal(format!("\"{name}\" has {count} rows, not {rows:?}"))
+        })
+    }
+
+    /// The bytes of a row, of those that there are.
+    pub(super) fn row(&self, row: usize) -> &'a [u8] {
+        &self.data[row * self.row_bytes..(row + 1) * self.row_bytes]
+    }
+
     fn decode(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        let bytes = &self.data[row * self.row_bytes..(row + 1) * self.row_bytes];
+        let bytes = self.row(row);
         decode_row(self.ty, bytes, out)
             .map_err(|error| Error::corrupt(format!("the tensor \"{}\": {error}", self.name)))
     }

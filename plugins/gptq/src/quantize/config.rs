@@ -46,11 +46,7 @@ pub fn quantization(wishes: &Wishes, choice: &Choice, request: &PlanRequest) -> 
 /// Who made it, and how.
 fn meta(wishes: &Wishes, request: &PlanRequest) -> Value {
     let mut meta = json!({"quantizer": [generator(request)]});
-    let method = match wishes.method {
-        Method::Gptq => "gptq",
-        Method::RoundToNearest => "rtn",
-    };
-    meta["method"] = json!(method);
+    meta["method"] = json!(wishes.method.name());
     if let (Method::Gptq, Some(calibration)) = (wishes.method, &request.calibration) {
         meta["calibration"] = json!({
             "dataset": calibration.dataset,

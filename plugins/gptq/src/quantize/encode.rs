@@ -45,7 +45,7 @@ pub fn encode(job: &GptqJob, work: &SiteWork, call: EncodeCall<'_>) -> Result<En
         settings: job.wishes.settings(first.shape.inputs),
         inputs: match job.wishes.method {
             Method::Gptq => Some(Measured::of(job, first, call.statistics)?),
-            Method::RoundToNearest => None,
+            Method::RoundToNearest | Method::Repack => None,
         },
         smoothing: None,
     };

@@ -7,7 +7,7 @@ use llm_quantize_plugin_api::{
 
 use super::layers::Layer;
 use super::options::Wishes;
-use super::{encode, smooth, verify};
+use super::{encode, repack, smooth, verify};
 use crate::layout::packed::Packed;
 
 /// What a unit of the plan does.
@@ -16,6 +16,8 @@ pub enum Role {
     Copy(ElementType),
     /// Quantizes the layers of a site.
     Site(SiteWork),
+    /// Writes the groups of a layer of another format.
+    Repack(Layer),
 }
 
 /// The layers that a unit quantizes. Its inputs are their weights, in order; its outputs the
@@ -49,6 +51,7 @@ impl GptqJob {
     pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.roles.iter().flat_map(|role| match role {
             Role::Site(work) => &work.layers[..],
+            Role::Repack(layer) => std::slice::from_ref(layer),
             Role::Copy(_) => &[],
         })
     }
@@ -73,6 +76,7 @@ impl Job for GptqJob {
                 _ => Err(Error::internal("a copy has one input and one output")),
             },
             Role::Site(work) => encode::encode(self, work, call),
+            Role::Repack(layer) => repack::encode(self, layer, call),
         }
     }
 

@@ -4,6 +4,7 @@
 //! * [`layers`]: which layers are quantized; [`plan`]: where everything lies; [`config`]: what the
 //!   output says about itself.
 //! * [`job`]: the work; `encode` and `verify` are parts of it.
+//! * `repack`: taking over the groups of another format instead.
 
 pub mod config;
 mod encode;
@@ -12,16 +13,18 @@ pub mod layers;
 pub mod loaders;
 pub mod options;
 pub mod plan;
+mod repack;
 mod smooth;
 mod verify;
 
 use llm_quantize_plugin_api::{
-    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Result,
+    CalibrationUse, Error, FormatDescription, Host, Inputs, Job, PlanRequest, Quantizer, Repacking,
+    Result,
 };
 
 use crate::FORMAT;
 use crate::levels::{LEVELS, Level};
-use options::{GROUP_SIZES, Wishes};
+use options::GROUP_SIZES;
 
 /// Writes GPTQ folders.
 pub struct GptqQuantizer {
@@ -41,14 +44,16 @@ impl Quantizer for GptqQuantizer {
     }
 
     fn plan(&self, inputs: &dyn Inputs, request: &PlanRequest) -> Result<Box<dyn Job>> {
-        let description = description();
-        let level = description.require_level(&request.level)?;
-        let level = Level::find(&level.name)
-            .ok_or_else(|| Error::internal("a described level has no row"))?;
-        let wishes = Wishes::from_request(level, request)?;
-        let job = plan::plan(self.host.clone(), inputs, level, &wishes, request)?;
+        let job = plan::plan(self.host.clone(), inputs, request)?;
         Ok(Box::new(job))
     }
+}
+
+/// The level that a request names.
+fn level(request: &PlanRequest) -> Result<&'static Level> {
+    let description = description();
+    let level = description.require_level(&request.level)?;
+    Level::find(&level.name).ok_or_else(|| Error::internal("a described level has no row"))
 }
 
 fn description() -> FormatDescription {
@@ -59,6 +64,7 @@ fn description() -> FormatDescription {
         options: options::options(),
         group_sizes: GROUP_SIZES.to_vec(),
         calibration: CalibrationUse::Always,
+        repacking: Repacking::AnyFormat,
         ..FormatDescription::default()
     }
 }

@@ -2,9 +2,10 @@
 
 use llm_quantize_plugin_api::hf_folder::quantized::WHOLE_ROW;
 use llm_quantize_plugin_api::hf_folder::quantized::options::{
-    choice, group_size, is, keep_unfit, option, requantize_option, unfit_option,
+    choice, group_size, is, keep_unfit, option, repacking_refuses, requantize_option, unfit_option,
 };
 use llm_quantize_plugin_api::hf_folder::shard_size_option;
+use llm_quantize_plugin_api::regroup::Zeros;
 use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
 
 use crate::NAME;
@@ -38,7 +39,24 @@ pub enum Method {
     Gptq,
     /// The nearest.
     RoundToNearest,
+    /// None: groups of another format are taken over.
+    Repack,
 }
+
+impl Method {
+    /// What an output says of it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gptq => METHODS[0],
+            Self::RoundToNearest => METHODS[1],
+            Self::Repack => "repack",
+        }
+    }
+}
+
+/// Those that can be asked for.
+const METHODS: [&str; 2] = ["gptq", "rtn"];
 
 /// What the user asked for beyond the level.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +97,8 @@ pub fn options() -> Vec<OptionInfo> {
         ),
         option(
             METHOD,
-            choice(&["gptq", "rtn"]),
-            "gptq",
+            choice(&METHODS),
+            METHODS[0],
             "rtn rounds to the nearest, without a calibration",
         ),
         option(
@@ -150,12 +168,39 @@ impl Wishes {
             group_size: group_size(request, NAME, &GROUP_SIZES, DEFAULT_GROUP)?,
             symmetric,
             version,
-            method: match is(request, METHOD, "rtn") {
+            method: match is(request, METHOD, METHODS[1]) {
                 true => Method::RoundToNearest,
                 false => Method::Gptq,
             },
             smooth: request.flag(SMOOTH),
             keep_unfit: keep_unfit(request),
+            solver: solver(grid, request)?,
+        })
+    }
+
+    /// What groups are repacked into, in this way and size.
+    ///
+    /// # Errors
+    /// If an option is out of range.
+    pub fn repacking(
+        bits: u32,
+        way: Arrangement,
+        group_size: i64,
+        request: &PlanRequest,
+    ) -> Result<Self> {
+        let grid = Grid {
+            bits,
+            symmetric: way.symmetric,
+            lowest_zero: way.version.lowest_zero(),
+        };
+        Ok(Self {
+            bits,
+            group_size,
+            symmetric: way.symmetric,
+            version: way.version,
+            method: Method::Repack,
+            smooth: false,
+            keep_unfit: true,
             solver: solver(grid, request)?,
         })
     }
@@ -180,6 +225,50 @@ impl Wishes {
     pub const fn damping(&self) -> f64 {
         self.solver.damping
     }
+}
+
+/// How zeros are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrangement {
+    /// Whether all of them are in the middle.
+    pub symmetric: bool,
+    /// How they are stored.
+    pub version: Version,
+}
+
+impl Arrangement {
+    /// Those that the options of a request leave, the preferred one first.
+    #[must_use]
+    pub fn wanted(request: &PlanRequest) -> Vec<Self> {
+        let version = request.option(FORMAT).and_then(Version::find);
+        let symmetric = request.option(SYM).map(|value| value != "false");
+        let all = [true, false].into_iter();
+        let wanted = all.filter(|kind| symmetric.is_none_or(|wanted| wanted == *kind));
+        let arrange = |symmetric| Self {
+            symmetric,
+            version: version.unwrap_or(default_version(symmetric)),
+        };
+        wanted.map(arrange).collect()
+    }
+
+    /// What they can say of zeros.
+    #[must_use]
+    pub const fn zeros(self) -> Zeros {
+        match self.symmetric {
+            true => Zeros::Middle,
+            false => Zeros::Codes {
+                lowest: self.version.lowest_zero(),
+            },
+        }
+    }
+}
+
+/// Refuses options that say how codes are chosen: repacking chooses none.
+///
+/// # Errors
+/// With the first of them.
+pub fn refuse_choosing(request: &PlanRequest) -> Result<()> {
+    repacking_refuses(request, &[METHOD, ORDER, DAMPING, SCALES, REFINE, SMOOTH])
 }
 
 /// What most programs load: of asymmetric folders in the older version GPTQModel takes its own only.

@@ -1,42 +1,46 @@
 //! From a model to a plan: which tensors, where they lie, and the work.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use llm_quantize_plugin_api::hf_folder::quantized::{Places, refuse_own_folder, with_quantization};
+use llm_quantize_plugin_api::hf_folder::quantized::{
+    Places, note_routes, refuse_own_folder, with_quantization,
+};
 use llm_quantize_plugin_api::hf_folder::{CONFIG, FolderBuilder};
 use llm_quantize_plugin_api::{
     CalibrationPlan, Error, Flow, Grain, Host, Inputs, ModelDescription, PlanRequest, Result,
-    Statistic, StatisticRequest, Unit, UnitInput,
+    Routing, Statistic, StatisticRequest, Unit, UnitInput,
 };
 
 use super::config::{QUANTIZE_CONFIG, quantization};
 use super::job::{GptqJob, Role, SiteWork};
 use super::layers::{Choice, Layer, SiteLayers, choose, norm_of};
-use super::loaders;
 use super::options::{Method, Wishes};
-use crate::levels::Level;
+use super::repack::Selected;
+use super::{loaders, repack};
 use crate::solver::scratch_bytes;
 use crate::{FORMAT, NAME};
 
 /// Tensors of a layer that its unit writes: all but the last one, the groups of inputs.
 const PARTS: usize = 3;
 
-/// Plans a model at a level.
+/// Plans a model at the level of a request.
 ///
 /// # Errors
 /// If the model cannot be expressed so, layers do not fit, it is quantized already, or there is no
 /// calibration where one is needed.
-pub fn plan(
-    host: Host,
-    inputs: &dyn Inputs,
-    level: &Level,
-    wishes: &Wishes,
-    request: &PlanRequest,
-) -> Result<GptqJob> {
+pub fn plan(host: Host, inputs: &dyn Inputs, request: &PlanRequest) -> Result<GptqJob> {
     let model = inputs.model();
-    check_source(model, wishes, request)?;
-    let choice = choose(model, wishes)?;
-    choice.refuse_requantizing(model, request)?;
+    refuse_own_folder(model, FORMAT, NAME)?;
+    let Selected {
+        level,
+        wishes,
+        choice,
+        fits,
+    } = match request.routing {
+        Routing::Quantize => select(model, request)?,
+        Routing::Repack { exact } => repack::select(model, request, exact)?,
+    };
+    let wishes = &wishes;
     let folder = request.output_name.clone();
     let folder = folder.unwrap_or_else(|| format!("{}-{FORMAT}-{}", model.name, level.name));
     let mut builder = FolderBuilder::new(level.name, folder);
@@ -50,6 +54,7 @@ pub fn plan(
     builder.json_file(CONFIG, &with_quantization(model, quantization))?;
     builder.copies(inputs)?;
     let plan = builder.plan_mut();
+    note_routes(plan, model, &choice, &fits);
     plan.warnings = loaders::warnings(wishes);
     plan.warnings.extend(choice.kept_warning());
     plan.calibration = (wishes.method == Method::Gptq).then_some(CalibrationPlan {
@@ -67,8 +72,22 @@ pub fn plan(
     })
 }
 
-fn check_source(model: &ModelDescription, wishes: &Wishes, request: &PlanRequest) -> Result<()> {
-    refuse_own_folder(model, FORMAT, NAME)?;
+/// What is quantized, and how.
+fn select(model: &ModelDescription, request: &PlanRequest) -> Result<Selected> {
+    let level = super::level(request)?;
+    let wishes = Wishes::from_request(level, request)?;
+    check_calibration(&wishes, request)?;
+    let choice = choose(model, &wishes)?;
+    choice.refuse_requantizing(model, request)?;
+    Ok(Selected {
+        level,
+        wishes,
+        choice,
+        fits: HashMap::new(),
+    })
+}
+
+fn check_calibration(wishes: &Wishes, request: &PlanRequest) -> Result<()> {
     if wishes.method == Method::Gptq && request.calibration.is_none() {
         return Err(
             Error::invalid_request("GPTQ needs a calibration text").suggest(
@@ -105,6 +124,16 @@ fn units(
             if let Some(g_idx) = places.layer(layer)?.get(PARTS) {
                 builder.literal(g_idx.file, g_idx.offset, layer.shape.trivial_groups());
             }
+        }
+        if wishes.method == Method::Repack {
+            for layer in &site.layers {
+                builder
+                    .plan_mut()
+                    .units
+                    .push(planner.repacked(site, layer)?);
+                roles.push(Role::Repack(layer.clone()));
+            }
+            continue;
         }
         builder.plan_mut().units.push(planner.site(site)?);
         roles.push(Role::Site(SiteWork {
@@ -144,6 +173,19 @@ impl Planner<'_> {
             unit.scratch_bytes = unit.scratch_bytes.saturating_add(gram);
         }
         Ok(unit)
+    }
+
+    /// A layer whose groups are taken over.
+    fn repacked(&self, site: &SiteLayers, layer: &Layer) -> Result<Unit> {
+        let outputs = self.places.layer(layer)?.iter().take(PARTS);
+        Ok(Unit {
+            label: layer.module.clone(),
+            layer: site.block,
+            inputs: vec![UnitInput::groups_of(layer.tensor)],
+            outputs: outputs.copied().collect(),
+            scratch_bytes: repack::scratch_bytes(&layer.shape),
+            ..Unit::default()
+        })
     }
 
     fn statistics(&self, site: &SiteLayers) -> Vec<StatisticRequest> {

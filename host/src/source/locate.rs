@@ -102,13 +102,13 @@ fn locate_folder(folder: &Path, converters: &[NamedConverter]) -> Result<Kind> {
             files.push(Arc::new(MappedFile::open(&index)?));
         }
         files.sort_by(|a, b| a.name().cmp(b.name()));
-        return Ok(match detect(&files, converters) {
+        return Ok(match detect(folder, &files, converters)? {
             Some(converter) => Kind::Plugin(converter, files),
             None => Kind::HuggingFace(parts),
         });
     }
     let files = all_files(folder)?;
-    match detect(&files, converters) {
+    match detect(folder, &files, converters)? {
         Some(converter) => Ok(Kind::Plugin(converter, files)),
         None => {
             check_regular(folder)?;
@@ -124,7 +124,7 @@ fn locate_file(path: &Path, converters: &[NamedConverter]) -> Result<Kind> {
         .map(|path| MappedFile::open(path).map(Arc::new))
         .collect();
     let files = files?;
-    if let Some(converter) = detect(&files, converters) {
+    if let Some(converter) = detect(path, &files, converters)? {
         return Ok(Kind::Plugin(converter, files));
     }
     let error = Error::validation(format!(
@@ -142,12 +142,30 @@ fn locate_file(path: &Path, converters: &[NamedConverter]) -> Result<Kind> {
     })
 }
 
-fn detect(files: &[Arc<MappedFile>], converters: &[NamedConverter]) -> Option<NamedConverter> {
+/// The converter that recognises files which lie at a path; `None` if there is none.
+///
+/// # Errors
+/// If there are several: what they are cannot be told.
+fn detect(
+    path: &Path,
+    files: &[Arc<MappedFile>],
+    converters: &[NamedConverter],
+) -> Result<Option<NamedConverter>> {
     let views: Vec<FileView<'_>> = files.iter().map(|file| view_of(file)).collect();
-    converters
-        .iter()
-        .find(|named| named.converter.detect(&views))
-        .cloned()
+    let found = converters.iter();
+    let found: Vec<&NamedConverter> = found.filter(|c| c.converter.detect(&views)).collect();
+    if let [first, second, ..] = found[..] {
+        let path = path.display();
+        let (first, second) = (&first.plugin, &second.plugin);
+        return Err(Error::validation(format!(
+            "{path} is ambiguous: both \"{first}\" and \"{second}\" take it for theirs"
+        ))
+        .suggest(
+            "the folder mixes files of two models, or two plugins read the same format: take away \
+             what does not belong",
+        ));
+    }
+    Ok(found.first().map(|found| (*found).clone()))
 }
 
 /// A file as plugins see it.

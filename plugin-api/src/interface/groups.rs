@@ -66,7 +66,8 @@ pub struct GroupFacts {
     pub whole_zeros: bool,
     /// The smallest and the largest zero, rounded down and up.
     pub zeros: [i32; 2],
-    /// The smallest and the largest difference of a code and its zero, rounded down and up.
+    /// The smallest and the largest difference of a code and its zero, rounded down and up, where
+    /// groups whose largest difference is above zero are turned over, with their scales.
     pub steps: [i32; 2],
     /// Whether there are scales below zero.
     pub negative_scales: bool,

@@ -150,7 +150,14 @@ impl Arrangement {
         };
         let whole = (zero.fract() == 0.0 && (0.0..256.0).contains(&zero)).then_some(zero as i32)?;
         let (mirrored, target) = match self.zeros {
-            Zeros::Middle => (false, 1 << (self.bits - 1)),
+            Zeros::Middle => {
+                let half = 1 << (self.bits - 1);
+                let highest = codes
+                    .iter()
+                    .max()
+                    .map_or(0, |code| i32::from(*code) - whole);
+                (highest >= half, half)
+            }
             Zeros::Codes { lowest } => {
                 let mirrored = scale < 0.0;
                 // The zero of a mirrored group: that of the whole range of codes.
@@ -232,6 +239,21 @@ mod tests {
         assert_eq!(solution.dequantize().as_slice().unwrap(), numbers(&groups));
         let kept = arranged(&groups, 4, 4, Zeros::Middle).unwrap();
         assert_eq!(kept.scales.as_slice().unwrap(), [-0.5, 1.0]);
+    }
+
+    #[test]
+    fn groups_are_turned_over_where_the_middle_has_no_room() {
+        // What Q4_0's negative scales become in AWQ, and back.
+        let groups = groups(
+            4,
+            vec![15, 0, 7, 8, 15, 1, 8, 8],
+            vec![0.5, 0.5],
+            vec![7.0, 8.0],
+        );
+        let solution = arranged(&groups, 4, 4, Zeros::Middle).unwrap();
+        assert_eq!(solution.scales.as_slice().unwrap(), [-0.5, 0.5]);
+        assert_eq!(solution.codes.as_slice().unwrap()[..5], [0, 15, 8, 7, 15]);
+        assert_eq!(solution.dequantize().as_slice().unwrap(), numbers(&groups));
     }
 
     #[test]

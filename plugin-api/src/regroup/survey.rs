@@ -55,7 +55,7 @@ impl Survey {
         let (Some(low), Some(high)) = (codes.clone().min(), codes.max()) else {
             return;
         };
-        let steps = [low, high].map(|code| f32::from(code) - zero);
+        let steps = turned([low, high].map(|code| f32::from(code) - zero));
         let is_code = zero.fract() == 0.0 && (0.0..256.0).contains(&zero);
         self.whole_zeros &= is_code;
         self.negative_scales |= scale < 0.0;
@@ -100,6 +100,15 @@ impl Survey {
             scale_change: finite(self.scale_change),
             offset_change: finite(self.offset_change),
         }
+    }
+}
+
+/// The steps of a group, the largest of them below zero: with a zero in the middle there is one more
+/// code below it than above, and the scale may have any sign.
+fn turned([low, high]: [f32; 2]) -> [f32; 2] {
+    match high > -low {
+        true => [-high, -low],
+        false => [low, high],
     }
 }
 
@@ -175,6 +184,9 @@ mod tests {
         let found = facts(&[0, 15], &[0.5], &[7.5]);
         assert!(!found.whole_zeros);
         assert_eq!((found.zeros, found.steps), ([7, 8], [-8, 8]));
+        // The second group is turned over.
+        let found = facts(&[7, 15, 0, 8], &[0.5, 0.5], &[7.0, 8.0]);
+        assert_eq!((found.zeros, found.steps), ([7, 8], [-8, 0]));
     }
 
     #[test]

@@ -87,14 +87,19 @@ fn pack_group(ty: BlockType, codes: &Codes, scale: f32, zero: f32, block: &mut [
     let whole = (zero.fract() == 0.0 && (0.0..256.0).contains(&zero)).then_some(zero as i32);
     // Where all weights are zero, an offset would have to be exact to keep them so.
     let none = codes.iter().all(|code| f32::from(*code) == zero);
-    let shift = match zeros {
-        Zeros::Middle => (1 << (bits - 1)) - whole?,
-        Zeros::Offsets if none => -whole?,
-        Zeros::Offsets | Zeros::Codes { .. } => 0,
+    // Codes become `sign · (code - from) + to`.
+    let (from, to) = match zeros {
+        Zeros::Middle => (whole?, 1 << (bits - 1)),
+        Zeros::Offsets if none => (whole?, 0),
+        Zeros::Offsets | Zeros::Codes { .. } => (0, 0),
     };
+    // There is one more code below the middle than above; the scale may have any sign.
+    let highest = codes.iter().max().map_or(0, |code| i32::from(*code) - from);
+    let turned = zeros == Zeros::Middle && highest >= to;
+    let sign = if turned { -1 } else { 1 };
     let mut stored: Codes = [0; WEIGHTS];
     for (stored, code) in stored.iter_mut().zip(codes) {
-        let code = i32::from(*code) + shift;
+        let code = sign * (i32::from(*code) - from) + to;
         *stored = (0..=most)
             .contains(&code)
             .then(|| u8::try_from(code).ok())??;
@@ -104,7 +109,7 @@ fn pack_group(ty: BlockType, codes: &Codes, scale: f32, zero: f32, block: &mut [
         false => 0.0 - scale * zero,
     };
     let mut rest = block;
-    put(&mut rest, f16_bytes(scale))?;
+    put(&mut rest, f16_bytes(scale * sign as f32))?;
     if zeros == Zeros::Offsets {
         put(&mut rest, f16_bytes(offset))?;
     }

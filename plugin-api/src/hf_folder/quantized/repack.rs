@@ -48,9 +48,12 @@ pub struct Repacked<W, S> {
     pub choice: Choice<S>,
     /// How well each is held, by the place of its weight.
     pub fits: HashMap<usize, Fit>,
-    /// Bytes of all layers, of those that stay in 16 bits.
+    /// Bytes of all layers, with those that stay in 16 bits.
     bytes: u64,
+    /// Weights of the layers that are taken over.
     weights: u64,
+    /// Layers whose groups can be cut as needed, whether or not they are taken over.
+    cut: usize,
 }
 
 /// Chooses the way and the group size with which the layers take the fewest bytes, those that are
@@ -163,16 +166,26 @@ impl<W: Copy> Attempt<'_, W> {
             fits: HashMap::new(),
             bytes: 0,
             weights: 0,
+            cut: 0,
         };
         for site in sites {
             let layers = site.layers.iter().map(|&tensor| self.layer(tensor, shape));
             let layers = layers.collect::<Result<Vec<Held<S>>>>()?;
+            let cut = layers.iter().filter(|(layer, _)| self.cuts(layer));
+            found.cut += cut.count();
             match layers.iter().find_map(|(_, fit)| fit.clone().err()) {
                 None => found.take(self.model, site, layers)?,
                 Some(reason) => found.keep(self.model, layers, &reason),
             }
         }
         Ok(found)
+    }
+
+    fn cuts<S: LayerShape>(&self, layer: &Layer<S>) -> bool {
+        let inputs = layer.shape.inputs() as u64;
+        let group = u64::try_from(self.group_size).unwrap_or(inputs);
+        let facts = self.model.groups.get(&layer.tensor);
+        facts.is_some_and(|facts| facts.can_be_cut(inputs, group))
     }
 
     fn layer<S: LayerShape>(
@@ -285,6 +298,8 @@ impl<W, S: LayerShape> Repacked<W, S> {
         let by_bytes = self.bytes.cmp(&other.bytes);
         by_bytes
             .then_with(|| self.change().total_cmp(&other.change()))
+            // Of refusals the one that says more.
+            .then_with(|| other.cut.cmp(&self.cut))
             .is_lt()
     }
 }

@@ -4,7 +4,7 @@ use llm_quantize_plugin_api::{
     AffineGroups, ErrorKind, FileView, Inputs, ModelView, Quantizer, Reader, Route, Routing,
 };
 
-use crate::GgufQuantizer;
+use crate::quantize::GgufQuantizer;
 use llm_quantize_plugin_api::{Converter, Host, InlineHost};
 
 /// A reader of the small model whose layers in blocks are groups of 64 weights, with zeros that a
@@ -228,7 +228,7 @@ fn files_give_the_groups_back_that_they_were_made_of() {
     };
     let (_, files) = build(&quantizer(), &model, &request, 3, 0).unwrap();
     let views = llm_quantize_plugin_api::testing::views(&files);
-    let converter = crate::GgufConverter::new(Host::new(InlineHost));
+    let converter = crate::read::GgufConverter::new(Host::new(InlineHost));
     let opened = converter.open(&views, ModelView::HuggingFace).unwrap();
     let name = "model.layers.1.self_attn.q_proj.weight";
     let place = opened.model().tensor_index(name).unwrap();

@@ -188,8 +188,7 @@ fn a_gptq_folder_as_it_is_cannot_be_the_source() {
     let model = TestModel::default();
     let mut description = model.model().clone();
     description.format = FORMAT.into();
-    let wishes = Wishes::from_request(Level::find("4bit").unwrap(), &request("4bit", &[]));
-    let refused = check_source(&description, &wishes.unwrap(), &request("4bit", &[]));
+    let refused = refuse_own_folder(&description, FORMAT, NAME);
     assert_eq!(refused.unwrap_err().kind, ErrorKind::Unsupported);
 }
 

@@ -18,6 +18,7 @@ struct Grouped4 {
 impl Grouped4 {
     fn new(zero: fn(usize) -> f32) -> Self {
         let mut model = TestModel::tiny_llama().model().clone();
+        model.format = "grouped".into();
         for tensor in &mut model.tensors {
             if tensor.name.contains("_proj") {
                 tensor.dtype = "4bit".into();
@@ -169,16 +170,11 @@ fn plain_tensors_take_the_types_that_are_asked_for() {
     assert_eq!(find("blk.0.attn_norm.weight").dtype, "F32");
 }
 
-/// Rows of queries are permuted, pieces are small, and the numbers stay.
 #[test]
-fn numbers_come_back_out_of_the_file() {
+fn numbers_come_back_out_of_blocks() {
     for zero in [(|_| 8.0) as fn(usize) -> f32, |n| (n % 16) as f32] {
         let reader = Grouped4::new(zero);
         let model = reader.test_model();
-        let plain = TestModel::tiny_llama();
-        // The test engine has no numbers of tensors that are plain: they are not looked at.
-        let mut whole = plain.clone();
-        whole.take_groups(&reader, &[]).unwrap();
         let job = quantizer().plan(&model, &request("", false, &[])).unwrap();
         let ty = job
             .plan()
@@ -217,9 +213,7 @@ fn numbers_come_back_out_of_the_file() {
 #[test]
 fn files_give_the_groups_back_that_they_were_made_of() {
     let reader = Grouped4::new(|_| 8.0);
-    let mut model = TestModel::tiny_llama();
-    // Of the small model itself, in blocks, and read as a Hugging Face model.
-    model.add_attachment("none", Vec::new());
+    let model = TestModel::tiny_llama();
     let request = PlanRequest {
         format: "gguf".into(),
         level: "Q4_0".into(),

@@ -68,7 +68,7 @@ fn routes_that_do_not_hold_are_refused() {
     }
     // The usual route asks about the loss instead.
     place
-        .try_convert(&awq, "gptq", "made", &["--set", "sym=true"])
+        .try_convert(&awq, "gptq", "made", &["-q", "4bit", "--set", "sym=true"])
         .expect_code(9);
 }
 

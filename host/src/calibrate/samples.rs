@@ -10,8 +10,8 @@ use std::path::Path;
 use super::accumulate::Accumulator;
 use super::{Activations, Calibration};
 use crate::error::Result;
-use crate::forward::{Batch, Forward, StageWeights, WeightSource, load_vector};
-use crate::graph::{Block, Graph, Site, Stage, Then};
+use crate::forward::{Batch, Forward, StageWeights, WeightSource, load_norm};
+use crate::graph::{Block, Graph, Norm, Site, Stage, Then};
 use crate::job::Context;
 
 /// What is summed up, by site.
@@ -172,7 +172,7 @@ impl<'a> Samples<'a> {
     /// As [`go`](Self::go).
     pub fn head(&mut self, sums: &mut Accumulator) -> Result<()> {
         let graph = &self.calibration.graph;
-        let norm = load_vector(self.calibration.model(), graph.final_norm)?;
+        let norm = load_norm(self.calibration.model(), graph.final_norm)?;
         let step = self.calibration.batch_tokens();
         let mut rows = Vec::new();
         for first in (0..self.tokens()).step_by(step) {
@@ -190,7 +190,7 @@ impl<'a> Samples<'a> {
         let graph = &self.calibration.graph.blocks[self.block];
         let (from, to) = (self.stage, to.min(graph.stages.len()));
         let norm = match norm_before(graph, from) {
-            Some(norm) => Some(load_vector(self.calibration.model(), norm)?),
+            Some(norm) => Some(load_norm(self.calibration.model(), norm)?),
             None => None,
         };
         let stages = graph.stages[from..to].iter();
@@ -312,13 +312,13 @@ fn reads_norm(block: &Block, stage: usize) -> bool {
     norm_before(block, stage).is_some()
 }
 
-/// The weight of the norm that a stage reads, if it reads one.
-fn norm_before(block: &Block, stage: usize) -> Option<usize> {
+/// The norm that a stage reads, if it reads one.
+fn norm_before(block: &Block, stage: usize) -> Option<Norm> {
     let Some(before) = stage.checked_sub(1) else {
-        return Some(block.norm.weight);
+        return Some(block.norm);
     };
     match block.stages.get(before)?.then {
-        Then::AddAndNorm(norm) => Some(norm.weight),
+        Then::AddAndNorm(norm) => Some(norm),
         Then::Attention(_) | Then::Gate(_) | Then::Add => None,
     }
 }

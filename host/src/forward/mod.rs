@@ -16,7 +16,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use batch::{Batch, scratch_bytes};
 pub use spent::Spent;
-pub use weights::{BlockWeights, StageWeights, WeightSource, load_vector};
+pub use weights::{BlockWeights, StageWeights, WeightSource, load_norm, load_vector};
 
 use crate::error::{Error, Result};
 use crate::graph::{Activation, Graph, Stage, Then};
@@ -50,7 +50,7 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Rows of the embedding for tokens: tokens × hidden. Only those rows are decoded.
+    /// Rows of the embedding for tokens, scaled: tokens × hidden. Only those rows are decoded.
     ///
     /// # Errors
     /// If a token is not in the vocabulary, or a row cannot be decoded.
@@ -71,6 +71,10 @@ impl<'a> Forward<'a> {
                 }
                 let row = u64::from(token);
                 source.decode_rows(self.graph.embedding, row..row + 1, out)?;
+                let scale = self.graph.embedding_scale;
+                if scale != 1.0 {
+                    out.iter_mut().for_each(|number| *number *= scale);
+                }
             }
             Ok(())
         })

@@ -80,7 +80,7 @@ impl BlockWeights {
             .map(|stage| StageWeights::load(stage, source, threads));
         Ok(Self {
             block,
-            norm: load_vector(source, norm.weight)?,
+            norm: load_norm(source, *norm)?,
             stages: stages.collect::<Result<_>>()?,
         })
     }
@@ -111,8 +111,7 @@ impl StageWeights {
             outputs += linear.outputs;
         }
         let optional = |norm: Option<Norm>| -> Result<Option<Vec<f32>>> {
-            norm.map(|norm| load_vector(source, norm.weight))
-                .transpose()
+            norm.map(|norm| load_norm(source, norm)).transpose()
         };
         let (norm, heads) = match &stage.then {
             Then::AddAndNorm(norm) => (Some(*norm), (None, None)),
@@ -190,7 +189,19 @@ fn load_bias(
     Ok(Some(all))
 }
 
-/// A tensor of one dimension, e.g. a norm.
+/// What a norm multiplies channels with.
+///
+/// # Errors
+/// As [`load_vector`].
+pub fn load_norm(source: &dyn WeightSource, norm: Norm) -> Result<Vec<f32>> {
+    let mut weight = load_vector(source, norm.weight)?;
+    if norm.plus_one {
+        weight.iter_mut().for_each(|weight| *weight += 1.0);
+    }
+    Ok(weight)
+}
+
+/// A tensor of one dimension, e.g. a bias.
 ///
 /// # Errors
 /// If there is no such tensor, or it cannot be decoded.

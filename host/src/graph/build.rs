@@ -42,8 +42,15 @@ pub fn build(model: &ModelDescription) -> Result<Graph> {
         // After the blocks, whose shapes say that heads of this size are no mere claim.
         rotary: rotary::rotary(&rope, sizes.head_dim)?,
         embedding,
+        embedding_scale: match family.scaled_embeddings {
+            true => (hidden as f32).sqrt(),
+            false => 1.0,
+        },
         blocks,
-        final_norm: tensors.weight(names.final_norm, &[hidden])?,
+        final_norm: Norm {
+            weight: tensors.weight(names.final_norm, &[hidden])?,
+            plus_one: family.norms_plus_one,
+        },
         head: head(family, &config, &sizes, &tensors)?,
     })
 }
@@ -78,6 +85,12 @@ fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
         return Err(Error::unsupported(
             "config.json: \"partial_rotary_factor\" is not 1; only models that rotate whole \
              heads can be run",
+        ));
+    }
+    if config.flag("use_bidirectional_attention")? == Some(true) {
+        return Err(Error::unsupported(
+            "config.json: \"use_bidirectional_attention\" is true; only models that look back can \
+             be run",
         ));
     }
     if config.flag("is_causal")? == Some(false) {
@@ -120,7 +133,10 @@ impl Sizes {
             context: optional("max_position_embeddings")?
                 .unwrap_or_else(|| size(family.defaults.context)),
             norm_epsilon: epsilon as f32,
-            activation: activation(config)?,
+            activation: match family.activation {
+                Some(activation) => activation,
+                None => activation(config)?,
+            },
         };
         sizes.check().map(|()| sizes)
     }
@@ -174,6 +190,7 @@ struct Blocks<'a> {
     output_bias: bool,
     mlp_bias: bool,
     head_norms: bool,
+    norms_plus_one: bool,
     rotated: Rotated<'a>,
     windows: Windows<'a>,
 }
@@ -193,6 +210,7 @@ impl<'a> Blocks<'a> {
             output_bias: family.output_bias.is_there(config)?,
             mlp_bias: family.mlp_bias.is_there(config)?,
             head_norms: family.head_norms,
+            norms_plus_one: family.norms_plus_one,
             rotated: Rotated::read(family.rotary, config, sizes.layers)?,
             windows: Windows::read(family.window, config, sizes.layers)?,
         })
@@ -212,16 +230,22 @@ impl<'a> Blocks<'a> {
             linears,
             then,
         };
-        let qkv = vec![
-            linear(names.query, hidden, queries, self.qkv_bias)?,
-            linear(names.key, hidden, keys, self.qkv_bias)?,
-            linear(names.value, hidden, keys, self.qkv_bias)?,
-        ];
+        let qkv = match names.fused_attention {
+            Some(name) => vec![linear(name, hidden, queries + 2 * keys, self.qkv_bias)?],
+            None => vec![
+                linear(names.query, hidden, queries, self.qkv_bias)?,
+                linear(names.key, hidden, keys, self.qkv_bias)?,
+                linear(names.value, hidden, keys, self.qkv_bias)?,
+            ],
+        };
         let output = vec![linear(names.output, queries, hidden, self.output_bias)?];
-        let wide = vec![
-            linear(names.gate, hidden, feed_forward, self.mlp_bias)?,
-            linear(names.up, hidden, feed_forward, self.mlp_bias)?,
-        ];
+        let wide = match names.fused_gate {
+            Some(name) => vec![linear(name, hidden, 2 * feed_forward, self.mlp_bias)?],
+            None => vec![
+                linear(names.gate, hidden, feed_forward, self.mlp_bias)?,
+                linear(names.up, hidden, feed_forward, self.mlp_bias)?,
+            ],
+        };
         let down = vec![linear(names.down, feed_forward, hidden, self.mlp_bias)?];
         let attention = Then::Attention(self.attention(layer)?);
         let mlp_norm = Then::AddAndNorm(self.norm(layer, names.mlp_norm, hidden)?);
@@ -252,7 +276,10 @@ impl<'a> Blocks<'a> {
 
     fn norm(&self, layer: usize, name: &str, channels: usize) -> Result<Norm> {
         let weight = self.tensors.weight(&self.name(layer, name), &[channels])?;
-        Ok(Norm { weight })
+        Ok(Norm {
+            weight,
+            plus_one: self.norms_plus_one,
+        })
     }
 
     fn name(&self, layer: usize, name: &str) -> String {

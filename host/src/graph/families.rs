@@ -6,6 +6,7 @@
 
 use llm_quantize_plugin_api::hf_config::Config;
 
+use super::Activation;
 use crate::error::{Error, Result};
 
 /// Stands for the number of a block in a tensor's name.
@@ -30,6 +31,12 @@ pub struct Family {
     pub mlp_bias: Bias,
     /// Whether each query and key head has a norm.
     pub head_norms: bool,
+    /// Whether norms multiply with one plus their weight.
+    pub norms_plus_one: bool,
+    /// Whether embeddings are multiplied with the root of the model's width.
+    pub scaled_embeddings: bool,
+    /// The activation, whatever the configuration says.
+    pub activation: Option<Activation>,
     /// Which layers turn queries and keys by their positions.
     pub rotary: RotaryLayers,
     /// Which layers see only the tokens of a window.
@@ -71,6 +78,10 @@ pub struct Names {
     pub up: &'static str,
     /// The MLP's output.
     pub down: &'static str,
+    /// Queries, keys and values, where they are one layer: its rows in this order.
+    pub fused_attention: Option<&'static str>,
+    /// What the activation is of and what that is multiplied with, likewise.
+    pub fused_gate: Option<&'static str>,
 }
 
 /// When linear layers have biases. Tensors beyond that are ignored, as transformers does.
@@ -118,8 +129,8 @@ pub enum Window {
     Never,
     /// All, if `sliding_window` is not `null`.
     EveryLayer {
-        /// The length if the key is missing.
-        default: u64,
+        /// The length if the key is missing; none if there is no such length.
+        default: Option<u64>,
     },
     /// Some, if `use_sliding_window` is true and `sliding_window` not `null`.
     SomeLayers {
@@ -190,7 +201,7 @@ fn unknown(what: &str) -> Error {
 }
 
 /// The names that Llama gave.
-static LLAMA_NAMES: Names = Names {
+const LLAMA_NAMES: Names = Names {
     embedding: "model.embed_tokens",
     final_norm: "model.norm",
     head: "lm_head",
@@ -206,6 +217,8 @@ static LLAMA_NAMES: Names = Names {
     gate: "mlp.gate_proj",
     up: "mlp.up_proj",
     down: "mlp.down_proj",
+    fused_attention: None,
+    fused_gate: None,
 };
 
 /// Llama 1 to 3, and the many models of that shape (SmolLM, SmolLM2, TinyLlama, Yi, …).
@@ -218,6 +231,9 @@ const LLAMA: Family = Family {
     output_bias: Bias::Flag("attention_bias"),
     mlp_bias: Bias::Flag("mlp_bias"),
     head_norms: false,
+    norms_plus_one: false,
+    scaled_embeddings: false,
+    activation: None,
     rotary: RotaryLayers::All,
     window: Window::Never,
     defaults: Defaults {
@@ -236,7 +252,9 @@ const MISTRAL: Family = Family {
     qkv_bias: Bias::Never,
     output_bias: Bias::Never,
     mlp_bias: Bias::Never,
-    window: Window::EveryLayer { default: 4096 },
+    window: Window::EveryLayer {
+        default: Some(4096),
+    },
     defaults: Defaults {
         context: 131_072,
         ..LLAMA.defaults
@@ -297,5 +315,47 @@ const SMOLLM3: Family = Family {
     ..LLAMA
 };
 
+/// Gemma 1: norms with one plus their weight, and scaled embeddings. Its first configurations name
+/// another activation than its code has.
+const GEMMA: Family = Family {
+    name: "Gemma",
+    architectures: &["GemmaForCausalLM"],
+    model_type: "gemma",
+    qkv_bias: Bias::Flag("attention_bias"),
+    output_bias: Bias::Flag("attention_bias"),
+    mlp_bias: Bias::Never,
+    norms_plus_one: true,
+    scaled_embeddings: true,
+    activation: Some(Activation::GeluTanh),
+    defaults: Defaults {
+        context: 8192,
+        rope_theta: 10_000.0,
+        head_dim: Some(256),
+        tied: true,
+    },
+    ..LLAMA
+};
+
+/// Phi 3 and 4: layers that read the same are one.
+const PHI3: Family = Family {
+    name: "Phi 3",
+    architectures: &["Phi3ForCausalLM"],
+    model_type: "phi3",
+    names: &Names {
+        fused_attention: Some("self_attn.qkv_proj"),
+        fused_gate: Some("mlp.gate_up_proj"),
+        ..LLAMA_NAMES
+    },
+    qkv_bias: Bias::Never,
+    output_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    window: Window::EveryLayer { default: None },
+    defaults: Defaults {
+        context: 4096,
+        ..LLAMA.defaults
+    },
+    ..LLAMA
+};
+
 /// All families.
-pub static FAMILIES: &[Family] = &[LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3];
+pub static FAMILIES: &[Family] = &[LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA, PHI3];

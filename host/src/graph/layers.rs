@@ -88,7 +88,7 @@ impl<'a> Windows<'a> {
     pub fn read(rule: Window, config: &Config<'a>, layers: usize) -> Result<Self> {
         let (length, which) = match rule {
             Window::Never => (None, Which::All),
-            Window::EveryLayer { default } => (length(config, Some(default))?, Which::All),
+            Window::EveryLayer { default } => (length(config, default)?, Which::All),
             Window::SomeLayers { default, which } => {
                 let used = config.flag("use_sliding_window")?.unwrap_or(false);
                 let length = match used {

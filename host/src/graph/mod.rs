@@ -43,10 +43,12 @@ pub struct Graph {
     pub rotary: Rotary,
     /// Token embeddings: `vocabulary × hidden`.
     pub embedding: usize,
+    /// What the embeddings are multiplied with.
+    pub embedding_scale: f32,
     /// The transformer blocks, in order.
     pub blocks: Vec<Block>,
     /// Norm of the last block's output.
-    pub final_norm: usize,
+    pub final_norm: Norm,
     /// Output head; its weight is the embeddings' where they are tied.
     pub head: Linear,
 }
@@ -103,6 +105,8 @@ pub struct Linear {
 pub struct Norm {
     /// The weight.
     pub weight: usize,
+    /// Whether one plus the weight is what channels are multiplied with.
+    pub plus_one: bool,
 }
 
 /// What is done with the outputs of a stage's layers.

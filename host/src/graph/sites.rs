@@ -2,7 +2,7 @@
 
 use llm_quantize_plugin_api::{Fold, ModelDescription, Site};
 
-use super::{Block, Graph, Linear, Stage, Then};
+use super::{Block, Graph, Linear, Norm, Stage, Then};
 
 /// Name of the output head's site.
 const HEAD: &str = "output head";
@@ -26,9 +26,7 @@ fn sites(graph: &Graph) -> Vec<Site> {
             name: HEAD.into(),
             block: None,
             layers: vec![graph.head.weight],
-            fold: Fold::Norm {
-                weight: graph.final_norm,
-            },
+            fold: fold_into(graph.final_norm),
         });
     }
     sites
@@ -39,9 +37,7 @@ fn sites_of_block<'a>(
     number: usize,
     block: &'a Block,
 ) -> impl Iterator<Item = Site> + 'a {
-    let first = Fold::Norm {
-        weight: block.norm.weight,
-    };
+    let first = fold_into(block.norm);
     let after = block.stages.iter().map(|stage| fold_after(graph, stage));
     let folds = std::iter::once(first).chain(after);
     block
@@ -67,10 +63,18 @@ fn fold_after(graph: &Graph, stage: &Stage) -> Fold {
             shared_by: graph.heads / graph.kv_heads,
         },
         (Then::Gate(_), [_, up]) => rows(up),
-        (Then::AddAndNorm(norm), _) => Fold::Norm {
+        (Then::AddAndNorm(norm), _) => fold_into(*norm),
+        _ => Fold::Nowhere,
+    }
+}
+
+/// Plugins know norms only that multiply with the weight itself.
+fn fold_into(norm: Norm) -> Fold {
+    match norm.plus_one {
+        true => Fold::Nowhere,
+        false => Fold::Norm {
             weight: norm.weight,
         },
-        _ => Fold::Nowhere,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Run, Subject, of};
 use crate::error::{Error, Result};
-use crate::forward::{Batch, BlockWeights, Forward, load_vector};
+use crate::forward::{Batch, BlockWeights, Forward, load_norm};
 
 /// What the output head of a model reads: for each batch of windows tokens × hidden.
 pub(super) type States = Vec<Vec<f32>>;
@@ -46,7 +46,7 @@ impl Run<'_> {
             *layers_done += 1;
             self.context.progress.layer(*layers_done, self.layers);
         }
-        let norm = load_vector(source, graph.final_norm)?;
+        let norm = load_norm(source, graph.final_norm)?;
         for residual in &mut states {
             forward.finish(&norm, residual);
         }

@@ -59,7 +59,7 @@ impl<'a> Grouped<'a> {
             && found.scales.dim() == found.zeros.dim()
             && found.scales.nrows() == found.codes.nrows()
             && in_row > 0
-            && found.codes.ncols() % in_row == 0;
+            && found.codes.ncols().is_multiple_of(in_row);
         match fits {
             true => Ok(found),
             false => Err(other()),

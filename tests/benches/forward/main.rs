@@ -19,7 +19,7 @@
 
 use std::time::Instant;
 
-use llm_quantize::forward::{Batch, BlockWeights, Forward, Spent, load_vector};
+use llm_quantize::forward::{Batch, BlockWeights, Forward, Spent, load_norm, load_vector};
 use llm_quantize::graph::Graph;
 use llm_quantize::job::Threads;
 use llm_quantize::source::SourceModel;
@@ -75,7 +75,7 @@ impl<'a> Bench<'a> {
             source,
             threads,
             blocks: (0..graph.blocks.len()).map(load).collect(),
-            norm: load_vector(source, graph.final_norm).expect("a norm"),
+            norm: load_norm(source, graph.final_norm).expect("a norm"),
             head: load_vector(source, graph.head.weight).expect("a head"),
             tokens: (0..count)
                 .map(|i| (i * 7919 % graph.vocabulary) as u32)

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use llm_quantize::forward::{Batch, BlockWeights, Forward, load_vector};
+use llm_quantize::forward::{Batch, BlockWeights, Forward, load_norm, load_vector};
 use llm_quantize::graph::Graph;
 use llm_quantize::job::Threads;
 use llm_quantize::source::SourceModel;
@@ -56,7 +56,7 @@ fn logits(source: &SourceModel, tokens: &[u32]) -> Result<Array2<f32>, Box<dyn E
             forward.advance(&weights, stage, &mut batch);
         }
     }
-    forward.finish(&load_vector(source, graph.final_norm)?, &mut batch.residual);
+    forward.finish(&load_norm(source, graph.final_norm)?, &mut batch.residual);
     let head = load_vector(source, graph.head.weight)?;
     let mut logits = Array2::zeros((tokens.len(), graph.vocabulary));
     linear(

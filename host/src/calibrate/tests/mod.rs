@@ -275,7 +275,7 @@ fn reference(
         }
         residual.clone_from(&batch.residual);
     }
-    let norm = crate::forward::load_vector(calibration.model(), graph.final_norm).unwrap();
+    let norm = crate::forward::load_norm(calibration.model(), graph.final_norm).unwrap();
     forward.finish(&norm, &mut residual);
     gather(&graph.head.name, &residual);
     grams

@@ -38,7 +38,7 @@ fn run_batch(forward: &Forward<'_>, source: &SourceModel, tokens: &[u32], batch:
             forward.advance(&weights, stage, batch);
         }
     }
-    let norm = load_vector(source, graph.final_norm).unwrap();
+    let norm = load_norm(source, graph.final_norm).unwrap();
     forward.finish(&norm, &mut batch.residual);
 }
 

@@ -67,8 +67,12 @@ impl Shape {
                 magnitude: 1.0,
             },
             embedding: tensor("model.embed_tokens.weight", &[self.vocabulary, hidden]),
+            embedding_scale: 1.0,
             blocks,
-            final_norm: tensor("model.norm.weight", &[hidden]),
+            final_norm: Norm {
+                weight: tensor("model.norm.weight", &[hidden]),
+                plus_one: false,
+            },
             head: linear("lm_head", hidden, self.vocabulary, false, tensor),
         }
     }
@@ -77,6 +81,7 @@ impl Shape {
         let name = |part: &str| format!("model.layers.{block}.{part}");
         let norm = |part: &str, size, tensor: &mut dyn FnMut(&str, &[usize]) -> usize| Norm {
             weight: tensor(&format!("{}.weight", name(part)), &[size]),
+            plus_one: false,
         };
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut layers = |parts: &[(&str, usize)], inputs| -> Vec<Linear> {

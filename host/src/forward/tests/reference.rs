@@ -19,9 +19,7 @@ pub(super) fn run(graph: &Graph, source: &SourceModel, tokens: &[u32]) -> Rows {
     for block in &graph.blocks {
         model.block(block, &mut residual);
     }
-    let norm = Norm {
-        weight: graph.final_norm,
-    };
+    let norm = graph.final_norm;
     model.norm(norm, &residual)
 }
 

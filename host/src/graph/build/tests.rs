@@ -4,6 +4,13 @@ use crate::graph::Site;
 use crate::graph::testing::{ATTENTION_BIASES, HEAD_NORMS, config, graph, graph_of, tensors, with};
 use serde_json::{Value, json};
 
+const fn norm(weight: usize) -> Norm {
+    Norm {
+        weight,
+        plus_one: false,
+    }
+}
+
 /// Which linear layers of the last block have biases, in order.
 fn biases(graph: &Graph) -> Vec<bool> {
     let stages = graph.blocks[3].stages.iter();
@@ -28,13 +35,13 @@ fn a_llama_has_all_its_parts() {
     assert_eq!((graph.heads, graph.kv_heads, graph.head_dim), (2, 1, 4));
     assert_eq!((graph.context, graph.norm_epsilon), (2048, 1e-5));
     assert_eq!(graph.rotary.frequencies, [1.0, 0.01]);
-    assert_eq!((graph.embedding, graph.final_norm), (0, 1));
+    assert_eq!((graph.embedding, graph.final_norm.weight), (0, 1));
     assert_eq!(graph.head.weight, 2);
     let block = &graph.blocks[1];
-    assert_eq!(block.norm, Norm { weight: 12 });
+    assert_eq!(block.norm, norm(12));
     let inputs: Vec<usize> = block.stages.iter().map(Stage::inputs).collect();
     assert_eq!(inputs, [8, 8, 8, 12]);
-    assert_eq!(block.stages[1].then, Then::AddAndNorm(Norm { weight: 17 }));
+    assert_eq!(block.stages[1].then, Then::AddAndNorm(norm(17)));
     assert_eq!(block.stages[2].then, Then::Gate(Activation::Silu));
     assert_eq!(block.stages[3].then, Then::Add);
     let key = &block.stages[0].linears[1];
@@ -121,8 +128,8 @@ fn heads_of_qwen3_have_norms_and_a_size_of_their_own() {
     let normed = || with(tensors(), &HEAD_NORMS);
     let graph = graph_of(config("Qwen3ForCausalLM", &json!({})), normed()).unwrap();
     let attention = attentions(&graph)[0];
-    assert_eq!(attention.q_norm, Some(Norm { weight: 39 }));
-    assert_eq!(attention.k_norm, Some(Norm { weight: 40 }));
+    assert_eq!(attention.q_norm, Some(norm(39)));
+    assert_eq!(attention.k_norm, Some(norm(40)));
     let silent = json!({"head_dim": null});
     let error = graph_of(config("Qwen3ForCausalLM", &silent), normed()).unwrap_err();
     // 128 elements, not 8 / 2.
@@ -197,7 +204,7 @@ fn activations_by_all_their_names() {
 fn what_cannot_be_run_is_refused() {
     let (llama, qwen2) = ("LlamaForCausalLM", "Qwen2ForCausalLM");
     for (architecture, extra, part) in [
-        ("GemmaForCausalLM", json!({}), "GemmaForCausalLM"),
+        ("GptOssForCausalLM", json!({}), "GptOssForCausalLM"),
         (llama, json!({"hidden_act": "relu"}), "\"relu\""),
         (llama, json!({"num_local_experts": 8}), "mixture of experts"),
         (llama, json!({"partial_rotary_factor": 0.5}), "not 1"),
@@ -222,7 +229,7 @@ fn what_cannot_be_run_is_refused() {
         assert_eq!(error.class, ExitCode::UnsupportedConversion, "{error}");
         assert!(error.message.contains(part), "{error}");
     }
-    let error = graph("GemmaForCausalLM", json!({})).unwrap_err();
+    let error = graph("GptOssForCausalLM", json!({})).unwrap_err();
     assert!(
         error
             .advice()
@@ -278,4 +285,37 @@ fn impossible_models_are_refused() {
         assert_eq!(error.class, ExitCode::Validation, "{error}");
         assert!(error.message.contains(part), "{error}");
     }
+}
+
+#[test]
+fn gemmas_norms_and_embeddings_are_its_own() {
+    let graph = graph("GemmaForCausalLM", json!({"hidden_act": "gelu"})).unwrap();
+    assert_eq!(graph.embedding_scale, 8f32.sqrt());
+    assert!(graph.final_norm.plus_one && graph.blocks[0].norm.plus_one);
+    let gate = &graph.blocks[0].stages[2].then;
+    assert_eq!(*gate, Then::Gate(Activation::GeluTanh));
+    let both = json!({"use_bidirectional_attention": true});
+    assert!(super::super::testing::graph("GemmaForCausalLM", both).is_err());
+}
+
+#[test]
+fn phis_layers_that_read_the_same_are_one() {
+    let mut fused: Vec<(String, Vec<u64>)> = tensors();
+    fused.retain(|(name, _)| {
+        let parts = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"];
+        !parts.iter().any(|part| name.contains(part))
+    });
+    for layer in 0..4 {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        fused.push((name("self_attn.qkv_proj"), vec![16, 8]));
+        fused.push((name("mlp.gate_up_proj"), vec![24, 8]));
+    }
+    let graph = graph_of(config("Phi3ForCausalLM", &json!({})), fused).unwrap();
+    let stages = &graph.blocks[3].stages;
+    assert_eq!(stages[0].linears.len(), 1);
+    assert_eq!(
+        (stages[0].linears[0].outputs, stages[2].linears[0].outputs),
+        (16, 24)
+    );
+    assert!(matches!(&stages[0].then, Then::Attention(a) if a.window.is_none()));
 }

@@ -208,7 +208,8 @@ fn unknown(model: &ModelDescription, format: &str) -> Error {
             .to_owned(),
     };
     Error::unsupported(format!("{what}, so it cannot be quantized to {format}")).suggest(
-        "dense models of the families Llama, Mistral, Qwen2, Qwen3 and SmolLM3 can be quantized",
+        "dense models of the families Llama, Mistral, Qwen2, Qwen3, SmolLM3, Gemma and Phi 3 can be \
+         quantized",
     )
 }
 

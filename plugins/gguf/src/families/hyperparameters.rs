@@ -8,6 +8,19 @@ use super::{Family, HeadDim, Window};
 
 /// The most layers that llama.cpp loads (`LLAMA_MAX_LAYERS`).
 pub const MAX_LAYERS: u64 = 512;
+/// The most experts that llama.cpp loads (`LLAMA_MAX_EXPERTS`).
+const MAX_EXPERTS: u64 = 512;
+
+/// The experts of a mixture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertSizes {
+    /// How many there are in each layer.
+    pub count: u64,
+    /// How many serve a token.
+    pub used: u64,
+    /// How wide each is.
+    pub feed_forward: u64,
+}
 
 /// The numbers that say how a model computes. All counts are above zero and fit into
 /// GGUF's 32 bits, as do the products of heads and head size.
@@ -39,6 +52,8 @@ pub struct Hyperparameters {
     pub causal: bool,
     /// How far a token sees back, if that is limited.
     pub sliding_window: Option<u64>,
+    /// The experts, of a mixture.
+    pub experts: Option<ExpertSizes>,
 }
 
 impl Hyperparameters {
@@ -49,7 +64,7 @@ impl Hyperparameters {
     /// a way that GGUF does not have for its family (experts, another activation, …).
     pub fn from_config(family: &Family, config: &Value) -> Result<Self> {
         let config = Config::new(config, "config.json");
-        refuse_other_computations(&config)?;
+        refuse_other_computations(family, &config)?;
         if let Some(check) = family.check {
             check(&config)?;
         }
@@ -61,6 +76,7 @@ impl Hyperparameters {
             .count("max_position_embeddings")?
             .unwrap_or(defaults.context);
         let layers = config.require_count("num_hidden_layers")?;
+        let experts = experts(family, &config)?;
         let model = Self {
             layers: u32::try_from(layers).unwrap_or(u32::MAX),
             hidden,
@@ -79,6 +95,7 @@ impl Hyperparameters {
             rope: Rope::from_config(&config, context, defaults.rope_theta)?,
             causal: config.flag("is_causal")?.unwrap_or(true),
             sliding_window: sliding_window(family, &config)?,
+            experts,
         };
         model.check(family, "config.json")?;
         Ok(model)
@@ -91,6 +108,14 @@ impl Hyperparameters {
             return wrong(format!(
                 "{} layers are more than llama.cpp loads ({MAX_LAYERS})",
                 self.layers
+            ));
+        }
+        if let Some(experts) = self.experts
+            && (experts.count > MAX_EXPERTS || experts.used > experts.count)
+        {
+            return wrong(format!(
+                "{} of {} experts for a token: llama.cpp loads up to {MAX_EXPERTS} of them",
+                experts.used, experts.count
             ));
         }
         if self.kv_heads > self.heads || !self.heads.is_multiple_of(self.kv_heads) {
@@ -148,6 +173,7 @@ fn sliding_window(family: &Family, config: &Config<'_>) -> Result<Option<u64>> {
         Window::Never => Ok(None),
         Window::BySize { .. } if config.is_null("sliding_window") => Ok(None),
         Window::BySize { default } => Ok(Some(config.count("sliding_window")?.unwrap_or(default))),
+        Window::Optional => config.count("sliding_window"),
         Window::ByFlag if config.flag("use_sliding_window")? == Some(true) => {
             config.count("sliding_window")
         }
@@ -155,16 +181,29 @@ fn sliding_window(family: &Family, config: &Config<'_>) -> Result<Option<u64>> {
     }
 }
 
+fn experts(family: &Family, config: &Config<'_>) -> Result<Option<ExpertSizes>> {
+    let Some(keys) = family.experts else {
+        return Ok(None);
+    };
+    Ok(Some(ExpertSizes {
+        count: config.require_count(experts_key(config)?.unwrap_or(keys.count[0]))?,
+        used: config.require_count(keys.used)?,
+        feed_forward: config.require_count(keys.width.unwrap_or("intermediate_size"))?,
+    }))
+}
+
 /// Refuses what llama.cpp would silently compute otherwise.
-fn refuse_other_computations(config: &Config<'_>) -> Result<()> {
-    let activation = config.text("hidden_act")?.unwrap_or("silu");
-    if !matches!(activation, "silu" | "swish") {
+fn refuse_other_computations(family: &Family, config: &Config<'_>) -> Result<()> {
+    let names = family.activation.names();
+    let usual = names.first().copied().unwrap_or_default();
+    let activation = config.text("hidden_act")?.unwrap_or(usual);
+    if !names.contains(&activation) {
         return Err(Error::unsupported(format!(
-            "config.json: llama.cpp computes this architecture with the activation \"silu\", \
+            "config.json: llama.cpp computes this architecture with the activation \"{usual}\", \
              not \"{activation}\""
         )));
     }
-    if let Some(key) = experts_key(config)? {
+    if let Some(key) = experts_key(config)?.filter(|_| family.experts.is_none()) {
         return Err(Error::unsupported(format!(
             "config.json: \"{key}\" says that this is a mixture of experts, which the GGUF \
              plugin does not support"
@@ -259,6 +298,7 @@ mod tests {
             },
             causal: true,
             sliding_window: None,
+            experts: None,
         };
         let found = Hyperparameters::from_config(family, &config);
         assert_eq!(found, Ok(expected));
@@ -365,9 +405,9 @@ mod tests {
 
     #[test]
     fn unknown_architectures_are_refused_with_the_known_ones() {
-        let error = Family::for_architecture(&json!({"architectures": ["MixtralForCausalLM"]}));
+        let error = Family::for_architecture(&json!({"architectures": ["GptOssForCausalLM"]}));
         let error = error.unwrap_err();
-        assert!(error.message.contains("MixtralForCausalLM"));
+        assert!(error.message.contains("GptOssForCausalLM"));
         assert!(
             error
                 .suggestion
@@ -384,10 +424,19 @@ mod tests {
 
     #[test]
     fn gguf_architectures_map_back() {
-        assert_eq!(Family::for_gguf("llama", false).unwrap().name, "Llama");
-        assert_eq!(Family::for_gguf("llama", true).unwrap().name, "Mistral");
-        assert_eq!(Family::for_gguf("qwen2", true).unwrap().name, "Qwen2");
-        let error = Family::for_gguf("gemma3", false).unwrap_err();
+        assert_eq!(
+            Family::for_gguf("llama", false, false).unwrap().name,
+            "Llama"
+        );
+        assert_eq!(
+            Family::for_gguf("llama", true, false).unwrap().name,
+            "Mistral"
+        );
+        assert_eq!(
+            Family::for_gguf("qwen2", true, false).unwrap().name,
+            "Qwen2"
+        );
+        let error = Family::for_gguf("gemma3", false, false).unwrap_err();
         assert!(error.suggestion.unwrap().contains("llama, qwen2, qwen3"));
     }
 }

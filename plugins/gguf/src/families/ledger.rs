@@ -25,10 +25,21 @@ impl Side {
         }
     }
 
-    fn name(self, rule: &TensorRule, layer: u32) -> String {
+    /// Tensors of a rule in a layer.
+    fn per_layer(self, rule: &TensorRule, model: &Hyperparameters) -> usize {
+        let experts = model.experts.map_or(0, |experts| experts.count);
+        match (self, rule.per_expert()) {
+            (Self::HuggingFace, true) => usize::try_from(experts).unwrap_or(usize::MAX),
+            _ => 1,
+        }
+    }
+
+    /// The name of the tensor in a slot of a rule that has so many in each layer.
+    fn name(self, rule: &TensorRule, slot: usize, per_layer: usize) -> String {
+        let [layer, expert] = [slot / per_layer.max(1), slot % per_layer.max(1)];
         match self {
-            Self::HuggingFace => rule.hf_name(layer),
-            Self::Gguf => rule.gguf_name(layer),
+            Self::HuggingFace => rule.hf_name(layer as u32, expert as u32),
+            Self::Gguf => rule.gguf_name(layer as u32),
         }
     }
 
@@ -52,6 +63,8 @@ pub(super) struct Ledger<'a> {
 struct Entry {
     presence: Presence,
     rule: &'static TensorRule,
+    /// Tensors in each layer: one, or one of each expert.
+    per_layer: usize,
     seen: Vec<bool>,
 }
 
@@ -63,18 +76,25 @@ pub(super) struct Place {
     pub(super) rule: &'static TensorRule,
     /// The layer, if there is one tensor in each.
     pub(super) layer: Option<u32>,
+    /// The expert, if there is one tensor of each.
+    pub(super) expert: Option<u32>,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(family: &'static Family, model: &'a Hyperparameters, side: Side) -> Self {
-        let slots = |rule: &TensorRule| match rule.per_layer() {
-            true => model.layers as usize,
-            false => 1,
-        };
-        let entries = family.rules().map(|(presence, rule)| Entry {
-            presence,
-            rule,
-            seen: vec![false; slots(rule)],
+        // Layers and experts have been checked to be no more than llama.cpp loads.
+        let entries = family.rules().map(|(presence, rule)| {
+            let per_layer = side.per_layer(rule, model);
+            let layers = match rule.per_layer() {
+                true => model.layers as usize,
+                false => 1,
+            };
+            Entry {
+                presence,
+                rule,
+                per_layer,
+                seen: vec![false; layers * per_layer],
+            }
         });
         Self {
             family,
@@ -87,10 +107,11 @@ impl<'a> Ledger<'a> {
     /// The place of the tensor with this name; `None` if the family has none.
     pub(super) fn place(&self, name: &str) -> Option<Place> {
         self.entries.iter().enumerate().find_map(|(at, entry)| {
-            fit(self.side.pattern(entry.rule), name).map(|layer| Place {
+            fit(self.side.pattern(entry.rule), name).map(|numbers| Place {
                 entry: at,
                 rule: entry.rule,
-                layer,
+                layer: numbers.layer,
+                expert: numbers.expert,
             })
         })
     }
@@ -98,18 +119,25 @@ impl<'a> Ledger<'a> {
     /// Notes that a tensor is there.
     ///
     /// # Errors
-    /// If it is there twice, or in a layer that the model does not have.
+    /// If it is there twice, or in a layer or of an expert that the model does not have.
     pub(super) fn note(&mut self, place: Place, name: &str) -> Result<()> {
-        let slots = self
-            .entries
-            .get_mut(place.entry)
-            .map(|entry| &mut entry.seen);
-        let slot = slots.and_then(|slots| slots.get_mut(place.layer.unwrap_or(0) as usize));
+        let [layer, expert] = [place.layer, place.expert].map(|n| n.unwrap_or(0) as usize);
+        let entry = self.entries.get_mut(place.entry);
+        let slot = entry
+            .filter(|entry| expert < entry.per_layer)
+            .and_then(|entry| {
+                let first = layer.checked_mul(entry.per_layer)?;
+                entry.seen.get_mut(first..)?.get_mut(expert)
+            });
         let Some(slot) = slot else {
+            let what = match place.expert {
+                Some(_) => "a layer or an expert beyond those",
+                None => "a layer beyond those",
+            };
             return Err(Error::corrupt(format!(
-                "the tensor \"{name}\" belongs to a layer beyond the {} that {} names",
+                "the tensor \"{name}\" belongs to {what} that {} names ({} layers)",
+                self.side.numbers(),
                 self.model.layers,
-                self.side.numbers()
             )));
         };
         if std::mem::replace(slot, true) {
@@ -122,6 +150,9 @@ impl<'a> Ledger<'a> {
 
     /// What is to be done with the rows of a tensor.
     pub(super) fn transform(&self, rule: &TensorRule) -> Transform {
+        if self.family.norms_plus_one && rule.gguf.ends_with("norm.weight") {
+            return Transform::AddOne;
+        }
         if !(self.family.interleaved && rule.rotary) {
             return Transform::None;
         }
@@ -135,7 +166,7 @@ impl<'a> Ledger<'a> {
     /// Whether the embeddings serve as output head, because there is no other.
     pub(super) fn tied(&self) -> bool {
         let mut heads = self.with(|presence| presence == Presence::UnlessTied);
-        heads.any(|entry| !entry.any())
+        heads.all(|entry| !entry.any())
     }
 
     /// The configuration's flags that tensors depend on, and whether any such is there.
@@ -161,8 +192,9 @@ impl<'a> Ledger<'a> {
         let mut missing = Vec::new();
         for entry in self.with(|_| true) {
             if entry.any() || needed(entry.presence) {
-                let layers = entry.seen.iter().zip(0u32..).filter(|(seen, _)| !**seen);
-                missing.extend(layers.map(|(_, layer)| self.side.name(entry.rule, layer)));
+                let slots = entry.seen.iter().enumerate().filter(|(_, seen)| !**seen);
+                let name = |slot| self.side.name(entry.rule, slot, entry.per_layer);
+                missing.extend(slots.map(|(slot, _)| name(slot)));
             }
         }
         if missing.is_empty() {

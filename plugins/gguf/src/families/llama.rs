@@ -1,7 +1,7 @@
 //! Llama 1 to 3, and the many models of that shape (SmolLM, SmolLM2, TinyLlama, Yi, …).
 
 use super::rules::{ATTENTION_BIASES, BLOCK, EMBEDDINGS, HEAD, MLP_BIASES};
-use super::{Defaults, Family, HeadDim, Window};
+use super::{Activation, Defaults, Family, HeadDim, Window};
 
 /// `LlamaForCausalLM`.
 pub static LLAMA: Family = Family {
@@ -12,6 +12,9 @@ pub static LLAMA: Family = Family {
     tensors: &[EMBEDDINGS, HEAD, BLOCK, ATTENTION_BIASES, MLP_BIASES],
     interleaved: true,
     llama_keys: true,
+    norms_plus_one: false,
+    activation: Activation::Silu,
+    experts: None,
     square_attention: false,
     window: Window::Never,
     defaults: Defaults {

@@ -1,5 +1,7 @@
 //! From a Hugging Face model's tensors to GGUF's.
 
+use std::collections::{BTreeMap, HashMap};
+
 use llm_quantize_plugin_api::hf_config::RopeScaling;
 use llm_quantize_plugin_api::{ElementType, Error, ModelDescription, Result, TensorInfo};
 use serde_json::Value;
@@ -20,6 +22,8 @@ const SKIPPED: [&str; 3] = [
 pub enum Transform {
     /// Nothing.
     None,
+    /// Add one to each number towards GGUF, take it away back.
+    AddOne,
     /// Reorder the rows of each head: [`permuted_row`](super::permuted_row) towards GGUF,
     /// [`unpermuted_row`](super::unpermuted_row) back. For a bias the elements are the
     /// rows.
@@ -38,8 +42,8 @@ pub struct MappedTensor {
     pub name: String,
     /// Dimensions in ggml's order: the row length first.
     pub dims: Vec<u64>,
-    /// Place in [`ModelDescription::tensors`].
-    pub source: usize,
+    /// Places in [`ModelDescription::tensors`]: one, or that of each expert, in order.
+    pub sources: Vec<usize>,
     /// What to do with the rows.
     pub transform: Transform,
     /// The layer, for tensors that belong to one.
@@ -100,6 +104,7 @@ pub fn map_model(model: &ModelDescription) -> Result<MappedModel> {
     let hyperparameters = Hyperparameters::from_config(family, &model.config)?;
     let mut ledger = Ledger::new(family, &hyperparameters, Side::HuggingFace);
     let mut tensors = Vec::with_capacity(model.tensors.len());
+    let mut stacks = Stacks::default();
     let mut unknown = Vec::new();
     for (source, tensor) in model.tensors.iter().enumerate() {
         if SKIPPED.iter().any(|end| tensor.name.ends_with(end)) {
@@ -110,11 +115,20 @@ pub fn map_model(model: &ModelDescription) -> Result<MappedModel> {
             continue;
         };
         ledger.note(place, &tensor.name)?;
-        let dims = checked_dims(tensor, place, &hyperparameters, &model.format)?;
+        let mut dims = checked_dims(tensor, place, &hyperparameters, &model.format)?;
+        let name = place.rule.gguf_name(place.layer.unwrap_or(0));
+        if let Some(expert) = place.expert {
+            if !stacks.begin(&name, tensors.len()) {
+                stacks.add(&name, expert, source);
+                continue;
+            }
+            stacks.add(&name, expert, source);
+            dims.extend(hyperparameters.experts.map(|experts| experts.count));
+        }
         tensors.push(MappedTensor {
-            name: place.rule.gguf_name(place.layer.unwrap_or(0)),
+            name,
             dims,
-            source,
+            sources: vec![source],
             transform: ledger.transform(place.rule),
             layer: place.layer,
         });
@@ -128,6 +142,7 @@ pub fn map_model(model: &ModelDescription) -> Result<MappedModel> {
         Presence::UnlessTied => !flag("tie_word_embeddings").unwrap_or(family.defaults.tied),
         Presence::Flag(key) => flag(key) == Some(true),
     })?;
+    stacks.complete(&mut tensors);
     let tied = ledger.tied();
     let mut warnings = hyperparameters.warnings();
     for (key, there) in ledger.flags() {
@@ -146,6 +161,44 @@ pub fn map_model(model: &ModelDescription) -> Result<MappedModel> {
         tied,
         warnings,
     })
+}
+
+/// Tensors that are stacks of experts' matrices, while their parts are found.
+#[derive(Default)]
+struct Stacks(HashMap<String, Stack>);
+
+struct Stack {
+    /// Place of the stack among the mapped tensors.
+    place: usize,
+    /// Places of the experts' tensors in the model.
+    experts: BTreeMap<u32, usize>,
+}
+
+impl Stacks {
+    /// Notes where a stack will be; `false` if it is known already.
+    fn begin(&mut self, name: &str, place: usize) -> bool {
+        let new = !self.0.contains_key(name);
+        if new {
+            let experts = BTreeMap::new();
+            self.0.insert(name.to_owned(), Stack { place, experts });
+        }
+        new
+    }
+
+    fn add(&mut self, name: &str, expert: u32, source: usize) {
+        if let Some(stack) = self.0.get_mut(name) {
+            stack.experts.insert(expert, source);
+        }
+    }
+
+    /// Gives each stack its parts, all of which are there.
+    fn complete(self, tensors: &mut [MappedTensor]) {
+        for stack in self.0.into_values() {
+            if let Some(tensor) = tensors.get_mut(stack.place) {
+                tensor.sources = stack.experts.into_values().collect();
+            }
+        }
+    }
 }
 
 fn generated(model: &Hyperparameters) -> Vec<GeneratedTensor> {

@@ -1,7 +1,7 @@
 //! Mistral 7B and Nemo: a Llama whose attention may be limited to a window.
 
 use super::rules::{BLOCK, EMBEDDINGS, HEAD};
-use super::{Defaults, Family, HeadDim, Window};
+use super::{Activation, Defaults, Family, HeadDim, Window};
 
 /// `MistralForCausalLM`; a `llama` to GGUF. llama.cpp has no sliding window for that
 /// architecture and neither writes nor reads one.
@@ -13,6 +13,9 @@ pub static MISTRAL: Family = Family {
     tensors: &[EMBEDDINGS, HEAD, BLOCK],
     interleaved: true,
     llama_keys: true,
+    norms_plus_one: false,
+    activation: Activation::Silu,
+    experts: None,
     square_attention: false,
     window: Window::BySize { default: 4096 },
     defaults: Defaults {

@@ -6,14 +6,18 @@
 //! and order follow llama.cpp's converter (`conversion/*.py`,
 //! `gguf-py/gguf/tensor_mapping.py`) and its loader (`src/models/*.cpp`).
 
+mod gemma;
 mod hyperparameters;
 mod ledger;
 mod llama;
 mod map;
 mod mistral;
+mod mixtral;
 mod permute;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 pub mod rules;
 mod smollm3;
@@ -26,7 +30,7 @@ use llm_quantize_plugin_api::hf_config::Config;
 use llm_quantize_plugin_api::{Error, Result};
 use serde_json::Value;
 
-pub use hyperparameters::{Hyperparameters, MAX_LAYERS};
+pub use hyperparameters::{ExpertSizes, Hyperparameters, MAX_LAYERS};
 pub use map::{GeneratedTensor, MappedModel, MappedTensor, Transform, map_model};
 pub use permute::{permuted_row, unpermuted_row};
 pub use rope::rope_factors;
@@ -45,6 +49,10 @@ pub static FAMILIES: &[&Family] = &[
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &smollm3::SMOLLM3,
+    &gemma::GEMMA,
+    &phi3::PHI3,
+    &mixtral::MIXTRAL,
+    &qwen3_moe::QWEN3_MOE,
 ];
 
 /// A family of models, described as data.
@@ -67,6 +75,12 @@ pub struct Family {
     /// Whether the vocabulary's size and the rotary dimensions are written, as the
     /// converter does for Llama and what it derives from it.
     pub llama_keys: bool,
+    /// Whether norms multiply with one plus their weight, which is what GGUF stores.
+    pub norms_plus_one: bool,
+    /// What llama.cpp gates with.
+    pub activation: Activation,
+    /// How the configuration gives the experts of a mixture.
+    pub experts: Option<Experts>,
     /// Whether llama.cpp loads it only if all heads together are as wide as the model.
     pub square_attention: bool,
     /// How the configuration gives a sliding window.
@@ -79,6 +93,38 @@ pub struct Family {
     pub check: Option<fn(&Config<'_>) -> Result<()>>,
 }
 
+/// The activation inside of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+}
+
+impl Activation {
+    /// What transformers calls it, the usual name first.
+    #[must_use]
+    pub const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Silu => &["silu", "swish"],
+            // Gemma's first configurations say "gelu" and mean this one.
+            Self::GeluTanh => &["gelu_pytorch_tanh", "gelu", "gelu_new"],
+        }
+    }
+}
+
+/// The keys of a configuration for a mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are; programs differ, the first one is written.
+    pub count: &'static [&'static str],
+    /// How many serve a token.
+    pub used: &'static str,
+    /// How wide each is; `intermediate_size` if there is no such key.
+    pub width: Option<&'static str>,
+}
+
 /// How a configuration gives a sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
@@ -89,6 +135,8 @@ pub enum Window {
         /// The size if the key is missing.
         default: u64,
     },
+    /// `sliding_window`, if it is there.
+    Optional,
     /// `sliding_window`, if `use_sliding_window` is true.
     ByFlag,
 }
@@ -167,13 +215,20 @@ impl Family {
     /// The family of a GGUF architecture (`general.architecture`).
     ///
     /// `llama` is read as Llama: without its window, which GGUF does not keep, a Mistral
-    /// computes the same. Only a file that has a window all the same is a Mistral.
+    /// computes the same. Only a file that has a window all the same is a Mistral, and one with
+    /// experts a Mixtral.
     ///
     /// # Errors
     /// [`Unsupported`](llm_quantize_plugin_api::ErrorKind::Unsupported), listing the
     /// known ones.
-    pub fn for_gguf(architecture: &str, sliding_window: bool) -> Result<&'static Self> {
-        let mut same = FAMILIES.iter().filter(|f| f.gguf == architecture);
+    pub fn for_gguf(
+        architecture: &str,
+        sliding_window: bool,
+        experts: bool,
+    ) -> Result<&'static Self> {
+        let mut same = FAMILIES
+            .iter()
+            .filter(|f| f.gguf == architecture && f.experts.is_some() == experts);
         let windowed = |f: &&&Self| matches!(f.window, Window::BySize { .. });
         let found = if sliding_window {
             same.clone().find(windowed).or_else(|| same.next())
@@ -183,18 +238,23 @@ impl Family {
         found.copied().ok_or_else(|| {
             let mut known: Vec<&str> = FAMILIES.iter().map(|f| f.gguf).collect();
             known.dedup();
+            let kind = if experts { " with experts" } else { "" };
             Error::unsupported(format!(
-                "the GGUF architecture \"{architecture}\" cannot be read as a Hugging Face model"
+                "the GGUF architecture \"{architecture}\"{kind} cannot be read as a Hugging Face \
+                 model"
             ))
             .suggest(format!("supported architectures: {}", known.join(", ")))
         })
     }
 
-    /// The Hugging Face name of the tensor that GGUF calls so; `None` if the family has none.
+    /// The Hugging Face name of the tensor that GGUF calls so; `None` if the family has none, or
+    /// one for each expert.
     #[must_use]
     pub fn hf_name(&self, gguf: &str) -> Option<String> {
-        self.rules().find_map(|(_, rule)| {
-            rules::fit(rule.gguf, gguf).map(|layer| rule.hf_name(layer.unwrap_or(0)))
+        let mut rules = self.rules().filter(|(_, rule)| !rule.per_expert());
+        rules.find_map(|(_, rule)| {
+            let numbers = rules::fit(rule.gguf, gguf)?;
+            Some(rule.hf_name(numbers.layer.unwrap_or(0), 0))
         })
     }
 
@@ -221,10 +281,11 @@ mod tests {
     #[test]
     fn families_of_one_architecture_agree_on_names() {
         for family in FAMILIES {
-            let read_as = Family::for_gguf(family.gguf, false).unwrap();
-            for (_, rule) in family.rules() {
+            let experts = family.experts.is_some();
+            let read_as = Family::for_gguf(family.gguf, false, experts).unwrap();
+            for (_, rule) in family.rules().filter(|(_, rule)| !rule.per_expert()) {
                 let name = rule.gguf_name(7);
-                assert_eq!(read_as.hf_name(&name), Some(rule.hf_name(7)), "{name}");
+                assert_eq!(read_as.hf_name(&name), Some(rule.hf_name(7, 0)), "{name}");
             }
         }
         let query = llama::LLAMA.hf_name("blk.11.attn_q.weight");

@@ -1,7 +1,7 @@
 //! Qwen 1.5, 2 and 2.5: a Llama with biases on query, key and value.
 
 use super::rules::{BLOCK, EMBEDDINGS, HEAD, QKV_BIASES};
-use super::{Defaults, Family, HeadDim, Window};
+use super::{Activation, Defaults, Family, HeadDim, Window};
 
 /// `Qwen2ForCausalLM`.
 pub static QWEN2: Family = Family {
@@ -12,6 +12,9 @@ pub static QWEN2: Family = Family {
     tensors: &[EMBEDDINGS, HEAD, BLOCK, QKV_BIASES],
     interleaved: false,
     llama_keys: false,
+    norms_plus_one: false,
+    activation: Activation::Silu,
+    experts: None,
     square_attention: true,
     window: Window::ByFlag,
     defaults: Defaults {

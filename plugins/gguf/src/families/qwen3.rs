@@ -1,7 +1,7 @@
 //! Qwen 3, dense: norms on query and key heads instead of Qwen 2's biases.
 
 use super::rules::{BLOCK, EMBEDDINGS, HEAD, QK_NORMS};
-use super::{Constant, Defaults, Family, HeadDim, Window};
+use super::{Activation, Constant, Defaults, Family, HeadDim, Window};
 
 /// `Qwen3ForCausalLM`. Its `attention_bias` is not here: llama.cpp has no bias for the
 /// output projection of this architecture, and no released model sets it.
@@ -13,6 +13,9 @@ pub static QWEN3: Family = Family {
     tensors: &[EMBEDDINGS, HEAD, BLOCK, QK_NORMS],
     interleaved: false,
     llama_keys: false,
+    norms_plus_one: false,
+    activation: Activation::Silu,
+    experts: None,
     square_attention: false,
     window: Window::ByFlag,
     defaults: Defaults {

@@ -4,6 +4,9 @@ use super::Hyperparameters;
 
 /// Stands for the number of the layer in the patterns of a rule.
 const LAYER: &str = "{layer}";
+/// Stands for the number of the expert, in Hugging Face names only: GGUF stacks the experts of a
+/// layer in one tensor.
+const EXPERT: &str = "{expert}";
 
 /// A dimension of a tensor, as a size that the configuration gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,14 @@ pub enum Axis {
     Keys,
     /// One head.
     Head,
+    /// All query, key and value heads, one after the other.
+    QueriesKeysValues,
+    /// Twice `intermediate_size`: what is gated after what gates.
+    GateAndUp,
+    /// Number of experts.
+    Experts,
+    /// Width of an expert.
+    ExpertFeedForward,
 }
 
 impl Axis {
@@ -34,6 +45,10 @@ impl Axis {
             Self::Queries => model.heads * model.head_dim,
             Self::Keys => model.kv_heads * model.head_dim,
             Self::Head => model.head_dim,
+            Self::QueriesKeysValues => (model.heads + 2 * model.kv_heads) * model.head_dim,
+            Self::GateAndUp => 2 * model.feed_forward,
+            Self::Experts => model.experts.map_or(0, |experts| experts.count),
+            Self::ExpertFeedForward => model.experts.map_or(0, |experts| experts.feed_forward),
         }
     }
 }
@@ -41,11 +56,12 @@ impl Axis {
 /// One tensor of a family, or one of each layer.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRule {
-    /// Hugging Face name; `{layer}` stands for the number of the layer.
+    /// Hugging Face name; `{layer}` stands for the number of the layer, `{expert}` for that of the
+    /// expert.
     pub hf: &'static str,
     /// GGUF name, likewise.
     pub gguf: &'static str,
-    /// Shape, outermost dimension first, as in PyTorch.
+    /// Shape, outermost dimension first, as in PyTorch; of one expert.
     pub shape: &'static [Axis],
     /// Whether the rows belong to heads that rotary embeddings turn, so that families
     /// with interleaved pairs permute them.
@@ -59,10 +75,19 @@ impl TensorRule {
         self.hf.contains(LAYER)
     }
 
-    /// The Hugging Face name in a layer (any number for a tensor outside the layers).
+    /// Whether there is one of these for each expert, all of which are one tensor in GGUF.
     #[must_use]
-    pub fn hf_name(&self, layer: u32) -> String {
-        self.hf.replace(LAYER, &layer.to_string())
+    pub fn per_expert(&self) -> bool {
+        self.hf.contains(EXPERT)
+    }
+
+    /// The Hugging Face name in a layer, of an expert (any number for a tensor outside the layers,
+    /// or of no expert).
+    #[must_use]
+    pub fn hf_name(&self, layer: u32, expert: u32) -> String {
+        self.hf
+            .replace(LAYER, &layer.to_string())
+            .replace(EXPERT, &expert.to_string())
     }
 
     /// The GGUF name in a layer (any number for a tensor outside the layers).
@@ -78,17 +103,42 @@ impl TensorRule {
     }
 }
 
-/// Whether a name fits a pattern: `Some(None)` outside the layers, `Some(Some(n))` in
-/// layer `n`, `None` if it does not fit.
-pub(super) fn fit(pattern: &str, name: &str) -> Option<Option<u32>> {
+/// The numbers in a name that fits a pattern.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The layer, if the pattern has one.
+    pub layer: Option<u32>,
+    /// The expert, if the pattern has one.
+    pub expert: Option<u32>,
+}
+
+/// The numbers in a name; `None` if it does not fit a pattern.
+pub(super) fn fit(pattern: &str, name: &str) -> Option<Numbers> {
     let Some((before, after)) = pattern.split_once(LAYER) else {
-        return (pattern == name).then_some(None);
+        return (pattern == name).then(Numbers::default);
     };
-    let digits = name.strip_prefix(before)?.strip_suffix(after)?;
-    let canonical = digits.bytes().all(|byte| byte.is_ascii_digit())
-        && (digits.len() == 1 || !digits.starts_with('0'));
+    let (layer, rest) = leading_number(name.strip_prefix(before)?)?;
+    let expert = match after.split_once(EXPERT) {
+        None if rest == after => None,
+        None => return None,
+        Some((between, end)) => {
+            let (expert, rest) = leading_number(rest.strip_prefix(between)?)?;
+            Some((rest == end).then_some(expert)?)
+        }
+    };
+    Some(Numbers {
+        layer: Some(layer),
+        expert,
+    })
+}
+
+/// The number that a text begins with, written as numbers are, and the rest.
+fn leading_number(text: &str) -> Option<(u32, &str)> {
+    let end = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = text.split_at(end);
+    let canonical = digits.len() == 1 || !digits.starts_with('0');
     let number = digits.parse().ok()?;
-    canonical.then_some(Some(number))
+    canonical.then_some((number, rest))
 }
 
 /// When the tensors of a group are there.
@@ -153,55 +203,139 @@ pub const HEAD: TensorGroup = TensorGroup {
     )],
 };
 
-/// The block that all these families share: norms before attention and MLP, grouped
-/// queries, a gated MLP.
+/// A block with norms before attention and MLP, grouped queries, and a gated MLP, which comes
+/// last.
+const BLOCK_RULES: [TensorRule; 9] = [
+    rule(
+        "model.layers.{layer}.input_layernorm.weight",
+        "blk.{layer}.attn_norm.weight",
+        &[Axis::Hidden],
+    ),
+    rotary(
+        "model.layers.{layer}.self_attn.q_proj.weight",
+        "blk.{layer}.attn_q.weight",
+        &[Axis::Queries, Axis::Hidden],
+    ),
+    rotary(
+        "model.layers.{layer}.self_attn.k_proj.weight",
+        "blk.{layer}.attn_k.weight",
+        &[Axis::Keys, Axis::Hidden],
+    ),
+    rule(
+        "model.layers.{layer}.self_attn.v_proj.weight",
+        "blk.{layer}.attn_v.weight",
+        &[Axis::Keys, Axis::Hidden],
+    ),
+    rule(
+        "model.layers.{layer}.self_attn.o_proj.weight",
+        "blk.{layer}.attn_output.weight",
+        &[Axis::Hidden, Axis::Queries],
+    ),
+    rule(
+        "model.layers.{layer}.post_attention_layernorm.weight",
+        "blk.{layer}.ffn_norm.weight",
+        &[Axis::Hidden],
+    ),
+    rule(
+        "model.layers.{layer}.mlp.gate_proj.weight",
+        "blk.{layer}.ffn_gate.weight",
+        &[Axis::FeedForward, Axis::Hidden],
+    ),
+    rule(
+        "model.layers.{layer}.mlp.up_proj.weight",
+        "blk.{layer}.ffn_up.weight",
+        &[Axis::FeedForward, Axis::Hidden],
+    ),
+    rule(
+        "model.layers.{layer}.mlp.down_proj.weight",
+        "blk.{layer}.ffn_down.weight",
+        &[Axis::Hidden, Axis::FeedForward],
+    ),
+];
+
+/// The block that most families share.
 pub const BLOCK: TensorGroup = TensorGroup {
+    presence: Presence::Required,
+    rules: &BLOCK_RULES,
+};
+
+/// The same without its MLP.
+pub const BLOCK_WITHOUT_MLP: TensorGroup = TensorGroup {
+    presence: Presence::Required,
+    rules: BLOCK_RULES.split_at(6).0,
+};
+
+/// A block of which the layers that read the same are one.
+pub const FUSED_BLOCK: TensorGroup = TensorGroup {
+    presence: Presence::Required,
+    rules: &[
+        BLOCK_RULES[0],
+        rule(
+            "model.layers.{layer}.self_attn.qkv_proj.weight",
+            "blk.{layer}.attn_qkv.weight",
+            &[Axis::QueriesKeysValues, Axis::Hidden],
+        ),
+        BLOCK_RULES[4],
+        BLOCK_RULES[5],
+        rule(
+            "model.layers.{layer}.mlp.gate_up_proj.weight",
+            "blk.{layer}.ffn_up.weight",
+            &[Axis::GateAndUp, Axis::Hidden],
+        ),
+        BLOCK_RULES[8],
+    ],
+};
+
+/// Experts as Qwen names them, and what chooses among them.
+pub const EXPERTS: TensorGroup = TensorGroup {
     presence: Presence::Required,
     rules: &[
         rule(
-            "model.layers.{layer}.input_layernorm.weight",
-            "blk.{layer}.attn_norm.weight",
-            &[Axis::Hidden],
-        ),
-        rotary(
-            "model.layers.{layer}.self_attn.q_proj.weight",
-            "blk.{layer}.attn_q.weight",
-            &[Axis::Queries, Axis::Hidden],
-        ),
-        rotary(
-            "model.layers.{layer}.self_attn.k_proj.weight",
-            "blk.{layer}.attn_k.weight",
-            &[Axis::Keys, Axis::Hidden],
+            "model.layers.{layer}.mlp.gate.weight",
+            "blk.{layer}.ffn_gate_inp.weight",
+            &[Axis::Experts, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.self_attn.v_proj.weight",
-            "blk.{layer}.attn_v.weight",
-            &[Axis::Keys, Axis::Hidden],
+            "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
+            "blk.{layer}.ffn_gate_exps.weight",
+            &[Axis::ExpertFeedForward, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.self_attn.o_proj.weight",
-            "blk.{layer}.attn_output.weight",
-            &[Axis::Hidden, Axis::Queries],
+            "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
+            "blk.{layer}.ffn_up_exps.weight",
+            &[Axis::ExpertFeedForward, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.post_attention_layernorm.weight",
-            "blk.{layer}.ffn_norm.weight",
-            &[Axis::Hidden],
+            "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
+            "blk.{layer}.ffn_down_exps.weight",
+            &[Axis::Hidden, Axis::ExpertFeedForward],
+        ),
+    ],
+};
+
+/// The same as Mixtral names them.
+pub const MIXTRAL_EXPERTS: TensorGroup = TensorGroup {
+    presence: Presence::Required,
+    rules: &[
+        rule(
+            "model.layers.{layer}.block_sparse_moe.gate.weight",
+            "blk.{layer}.ffn_gate_inp.weight",
+            &[Axis::Experts, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.mlp.gate_proj.weight",
-            "blk.{layer}.ffn_gate.weight",
-            &[Axis::FeedForward, Axis::Hidden],
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
+            "blk.{layer}.ffn_gate_exps.weight",
+            &[Axis::ExpertFeedForward, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.mlp.up_proj.weight",
-            "blk.{layer}.ffn_up.weight",
-            &[Axis::FeedForward, Axis::Hidden],
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
+            "blk.{layer}.ffn_up_exps.weight",
+            &[Axis::ExpertFeedForward, Axis::Hidden],
         ),
         rule(
-            "model.layers.{layer}.mlp.down_proj.weight",
-            "blk.{layer}.ffn_down.weight",
-            &[Axis::Hidden, Axis::FeedForward],
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
+            "blk.{layer}.ffn_down_exps.weight",
+            &[Axis::Hidden, Axis::ExpertFeedForward],
         ),
     ],
 };
@@ -287,9 +421,23 @@ mod tests {
 
     #[test]
     fn patterns_fit_exactly() {
-        assert_eq!(fit("model.norm.weight", "model.norm.weight"), Some(None));
-        assert_eq!(fit("blk.{layer}.x", "blk.12.x"), Some(Some(12)));
-        assert_eq!(fit("blk.{layer}.x", "blk.0.x"), Some(Some(0)));
+        let numbers = |layer, expert| Some(Numbers { layer, expert });
+        assert_eq!(
+            fit("model.norm.weight", "model.norm.weight"),
+            numbers(None, None)
+        );
+        assert_eq!(fit("blk.{layer}.x", "blk.12.x"), numbers(Some(12), None));
+        assert_eq!(fit("blk.{layer}.x", "blk.0.x"), numbers(Some(0), None));
+        let experts = "l.{layer}.experts.{expert}.w";
+        assert_eq!(fit(experts, "l.3.experts.12.w"), numbers(Some(3), Some(12)));
+        for name in [
+            "l.3.experts.w",
+            "l.3.experts.01.w",
+            "l.3.experts.1.v",
+            "l.3.experts.1.w.w",
+        ] {
+            assert_eq!(fit(experts, name), None, "{name}");
+        }
         for name in [
             "blk.x",
             "blk..x",

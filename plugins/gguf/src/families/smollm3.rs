@@ -4,7 +4,7 @@ use llm_quantize_plugin_api::hf_config::Config;
 use llm_quantize_plugin_api::{Error, Result};
 
 use super::rules::{BLOCK, EMBEDDINGS, HEAD};
-use super::{Constant, Defaults, Family, HeadDim, Window};
+use super::{Activation, Constant, Defaults, Family, HeadDim, Window};
 
 /// llama.cpp has the interval built in (`src/models/smollm3.cpp`).
 const INTERVAL: usize = 4;
@@ -18,6 +18,9 @@ pub static SMOLLM3: Family = Family {
     tensors: &[EMBEDDINGS, HEAD, BLOCK],
     interleaved: true,
     llama_keys: true,
+    norms_plus_one: false,
+    activation: Activation::Silu,
+    experts: None,
     square_attention: false,
     window: Window::ByFlag,
     defaults: Defaults {

@@ -27,6 +27,8 @@ pub struct HfTensor {
     pub shape: Vec<u64>,
     /// Place in the list of GGUF tensors.
     pub source: usize,
+    /// The first of its rows there; not 0 where it is one of several experts.
+    pub first_row: u64,
     /// What was done with the rows and is to be undone.
     pub transform: Transform,
     /// The layer, for tensors that belong to one.
@@ -74,14 +76,22 @@ pub fn unmap_tensors(
         };
         ledger.note(place, tensor.name)?;
         let shape = place.rule.shape(model);
-        check_dims(tensor, &shape)?;
-        found.push(HfTensor {
-            name: place.rule.hf_name(place.layer.unwrap_or(0)),
-            shape,
-            source,
-            transform: ledger.transform(place.rule),
-            layer: place.layer,
-        });
+        let experts = model.experts.filter(|_| place.rule.per_expert());
+        let stack = experts.map(|experts| experts.count);
+        let stored: Vec<u64> = stack.into_iter().chain(shape.iter().copied()).collect();
+        check_dims(tensor, &stored)?;
+        let rows = shape.first().copied().unwrap_or(1);
+        for expert in 0..stack.unwrap_or(1) {
+            found.push(HfTensor {
+                // There are not that many.
+                name: place.rule.hf_name(place.layer.unwrap_or(0), expert as u32),
+                shape: shape.clone(),
+                source,
+                first_row: expert * rows,
+                transform: ledger.transform(place.rule),
+                layer: place.layer,
+            });
+        }
     }
     if !unknown.is_empty() {
         return Err(unknown_tensors(family, &unknown));
@@ -119,7 +129,7 @@ fn unknown_tensors(family: &Family, names: &[&str]) -> Error {
         family.name,
         listed(names)
     ))
-    .suggest("mixtures of experts and models with fused projections cannot be converted back")
+    .suggest("adapters, drafting heads and other additions cannot be converted back")
 }
 
 #[cfg(test)]

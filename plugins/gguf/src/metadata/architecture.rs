@@ -4,7 +4,7 @@ use llm_quantize_plugin_api::hf_config::{Rope, RopeScaling, YarnScaling};
 use llm_quantize_plugin_api::{Error, Result};
 
 use crate::container::{Array, Metadata, MetadataError, Value};
-use crate::families::{Family, Hyperparameters};
+use crate::families::{ExpertSizes, Family, Hyperparameters, Window};
 
 /// Writes the keys that the converter writes before `general.file_type`.
 pub(super) fn write(family: &Family, model: &Hyperparameters, metadata: &mut Metadata) {
@@ -15,6 +15,18 @@ pub(super) fn write(family: &Family, model: &Hyperparameters, metadata: &mut Met
     set("feed_forward_length", count(model.feed_forward));
     set("attention.head_count", count(model.heads));
     set("attention.head_count_kv", count(model.kv_heads));
+    if let Some(experts) = model.experts {
+        set("expert_count", count(experts.count));
+        set("expert_used_count", count(experts.used));
+        if family.experts.is_some_and(|keys| keys.width.is_some()) {
+            set("expert_feed_forward_length", count(experts.feed_forward));
+        }
+    }
+    if family.window == Window::Optional
+        && let Some(window) = model.sliding_window
+    {
+        set("attention.sliding_window", count(window));
+    }
     if !model.causal {
         set("attention.causal", false.into());
     }
@@ -105,12 +117,8 @@ pub fn read(metadata: &Metadata) -> Result<(&'static Family, Hyperparameters)> {
         architecture,
     };
     let sliding_window = keys.count("attention.sliding_window")?;
-    let family = Family::for_gguf(architecture, sliding_window.is_some())?;
-    if keys.count("expert_count")?.is_some() {
-        return Err(Error::unsupported(
-            "the file holds a mixture of experts, which cannot be read as a Hugging Face model",
-        ));
-    }
+    let experts = keys.count("expert_count")?;
+    let family = Family::for_gguf(architecture, sliding_window.is_some(), experts.is_some())?;
     let hidden = keys.require("embedding_length")?;
     let heads = keys.require("attention.head_count")?;
     let stated = keys.count("attention.key_length")?;
@@ -119,6 +127,7 @@ pub fn read(metadata: &Metadata) -> Result<(&'static Family, Hyperparameters)> {
         layers: u32::try_from(keys.require("block_count")?).unwrap_or(u32::MAX),
         hidden,
         feed_forward: keys.require("feed_forward_length")?,
+        experts: read_experts(&keys, experts)?,
         heads,
         kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
         head_dim: stated.unwrap_or(hidden / heads),
@@ -146,6 +155,19 @@ pub fn read(metadata: &Metadata) -> Result<(&'static Family, Hyperparameters)> {
     }
     model.check(family, "the file's metadata")?;
     Ok((family, model))
+}
+
+fn read_experts(keys: &Keys<'_>, count: Option<u64>) -> Result<Option<ExpertSizes>> {
+    let Some(count) = count else { return Ok(None) };
+    let width = match keys.count("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => keys.require("feed_forward_length")?,
+    };
+    Ok(Some(ExpertSizes {
+        count,
+        used: keys.require("expert_used_count")?,
+        feed_forward: width,
+    }))
 }
 
 fn vocabulary(keys: &Keys<'_>) -> Result<u64> {

@@ -73,7 +73,7 @@ fn smollm2() -> ModelDescription {
         for rule in group.rules {
             let layers = if rule.per_layer() { 30 } else { 1 };
             tensors.extend((0..layers).map(|layer| TensorInfo {
-                name: rule.hf_name(layer),
+                name: rule.hf_name(layer, 0),
                 dtype: "BF16".into(),
                 shape: rule.shape(&numbers),
                 bytes: 0,

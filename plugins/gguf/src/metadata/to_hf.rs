@@ -100,7 +100,7 @@ fn config(
     let mut config = BTreeMap::from([
         ("architectures", json!([class])),
         ("attention_dropout", json!(0.0)),
-        ("hidden_act", json!("silu")),
+        ("hidden_act", json!(family.activation.names()[0])),
         ("hidden_size", json!(model.hidden)),
         ("initializer_range", json!(0.02)),
         ("intermediate_size", json!(model.feed_forward)),
@@ -124,7 +124,7 @@ fn config(
     }
     match family.window {
         Window::Never => {}
-        Window::BySize { .. } => {
+        Window::BySize { .. } | Window::Optional => {
             config.insert("sliding_window", json!(model.sliding_window));
         }
         Window::ByFlag => {
@@ -135,6 +135,11 @@ fn config(
                 config.insert("max_window_layers", json!(0));
             }
         }
+    }
+    if let (Some(keys), Some(experts)) = (family.experts, model.experts) {
+        config.insert(keys.count[0], json!(experts.count));
+        config.insert(keys.used, json!(experts.used));
+        config.extend(keys.width.map(|key| (key, json!(experts.feed_forward))));
     }
     for (key, constant) in family.constants {
         let value = match constant {

@@ -36,10 +36,11 @@ pub struct DraftTensor {
 
 /// Where a tensor's numbers come from.
 pub enum Content {
-    /// A tensor of the source, with its rows reordered or not.
+    /// Tensors of the source, with their rows reordered or not: one, or of a stack each expert's, in
+    /// order.
     Source {
-        /// Place in the model's tensors.
-        index: usize,
+        /// Places in the model's tensors.
+        sources: Vec<usize>,
         /// What to do with the rows.
         transform: Transform,
     },

@@ -31,7 +31,7 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
             let missing = || Error::internal(format!("\"{}\" is not described", tensor.name));
             Ok(DraftTensor {
                 content: Content::Source {
-                    index: *places.get(tensor.name.as_str()).ok_or_else(missing)?,
+                    sources: vec![*places.get(tensor.name.as_str()).ok_or_else(missing)?],
                     transform: Transform::None,
                 },
                 layer: layer_of(&tensor.name),
@@ -44,7 +44,10 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
     // Families of one architecture share their names, so that its window need not be known.
     let architecture = merged.metadata.get::<&str>("general.architecture");
     let architecture = architecture.ok().flatten().unwrap_or_default();
-    let family = Family::for_gguf(architecture, false).ok();
+    let experts = merged
+        .metadata
+        .contains(&format!("{architecture}.expert_count"));
+    let family = Family::for_gguf(architecture, false, experts).ok();
     Ok(Draft {
         family,
         metadata: merged.metadata,

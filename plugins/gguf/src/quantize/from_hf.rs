@@ -41,10 +41,11 @@ pub fn draft(inputs: &dyn Inputs) -> Result<Draft> {
     });
     let mut tensors: Vec<DraftTensor> = generated.collect();
     for tensor in mapped.tensors {
-        let dtype = model
-            .tensors
-            .get(tensor.source)
-            .map_or("", |t| t.dtype.as_str());
+        let first = tensor
+            .sources
+            .first()
+            .and_then(|first| model.tensors.get(*first));
+        let dtype = first.map_or("", |t| t.dtype.as_str());
         tensors.push(tensor_draft(mapped.family.gguf, tensor, dtype));
     }
     Ok(Draft {
@@ -69,7 +70,7 @@ fn tensor_draft(architecture: &str, tensor: MappedTensor, dtype: &str) -> DraftT
         dims: tensor.dims,
         ty: type_layout(ty),
         content: Content::Source {
-            index: tensor.source,
+            sources: tensor.sources,
             transform: tensor.transform,
         },
         layer: tensor.layer,

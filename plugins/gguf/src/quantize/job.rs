@@ -21,8 +21,10 @@ pub struct Encoding {
     pub name: String,
     /// What is written.
     pub action: Action,
-    /// What happens to the order of the rows.
+    /// What happens to the rows.
     pub transform: Transform,
+    /// The tensor's first row that the unit writes; not 0 where it is one of several experts.
+    pub first_row: u64,
 }
 
 /// What is written for a row.
@@ -101,7 +103,9 @@ impl Encoding {
         match &self.action {
             Action::Repack(_) => Err(Error::internal("groups are needed, not numbers")),
             Action::Copy => order.copy(input, output),
-            Action::Encode { ty, .. } if is_stored_as(input.element(), *ty) => {
+            Action::Encode { ty, .. }
+                if is_stored_as(input.element(), *ty) && self.transform != Transform::AddOne =>
+            {
                 order.copy(input, output)
             }
             Action::Encode { ty, weighing } => {
@@ -118,18 +122,24 @@ impl Encoding {
                     })?;
                 for (index, out) in output.chunks_exact_mut(row_len).enumerate() {
                     let source = order.source_row(index);
-                    let stored = stored_numbers(input, source).filter(|_| !order.elements);
+                    let changes = order.elements || self.transform == Transform::AddOne;
+                    let stored = stored_numbers(input, source).filter(|_| !changes);
                     let row = match stored {
                         Some(stored) => stored,
                         None => {
                             input.row_to_f32(source, &mut row)?;
                             order.swap_elements(&mut row, &mut swapped);
+                            if self.transform == Transform::AddOne {
+                                row.iter_mut().for_each(|number| *number += 1.0);
+                            }
                             &row[..]
                         }
                     };
                     let weights = importance
                         .as_ref()
-                        .map(|importance| importance.of_row(first + index as u64, row.len()))
+                        .map(|importance| {
+                            importance.of_row(self.first_row + first + index as u64, row.len())
+                        })
                         .transpose()?;
                     let number = || first + source as u64;
                     encode_row_on(level, *ty, row, weights, out).map_err(|error| {
@@ -297,6 +307,7 @@ mod tests {
                 weighing: Weighing::Even,
             },
             transform,
+            first_row: 0,
         };
         let mut output = vec![0; rows * cols / 32 * 34];
         encoding

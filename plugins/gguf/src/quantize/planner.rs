@@ -244,11 +244,16 @@ impl Builder<'_> {
 
     /// Whether a tensor that is measured is of a type that makes use of it.
     fn asks(&self, typed: &Typed) -> Result<bool> {
-        let Content::Source { index, .. } = typed.tensor.content else {
+        let Content::Source { sources, .. } = &typed.tensor.content else {
             return Ok(false);
         };
-        let conversion = self.conversion(typed, self.source(index)?)?;
+        let conversion = self.conversion(typed, self.first_source(sources)?)?;
         Ok(matches!(conversion, Conversion::Encode(ty) if ty.takes_importance()))
+    }
+
+    /// What a tensor is made of; of a stack the first expert's, which stands for all.
+    fn first_source(&self, sources: &[usize]) -> Result<&TensorInfo> {
+        self.source(sources.first().copied().unwrap_or(usize::MAX))
     }
 
     fn source(&self, index: usize) -> Result<&TensorInfo> {
@@ -318,13 +323,17 @@ impl Builder<'_> {
                     .collect();
                 self.literal(file, range.start, bytes);
             }
-            Content::Source { index, transform } => {
-                let span = Span {
-                    file,
-                    offset: range.start,
-                    len,
-                };
-                self.unit(typed, *index, *transform, span)?;
+            Content::Source { sources, transform } => {
+                // Experts lie one after the other, each as long as the others.
+                let part = len / (sources.len() as u64).max(1);
+                for (number, source) in (0u64..).zip(sources) {
+                    let span = Span {
+                        file,
+                        offset: range.start + number * part,
+                        len: part,
+                    };
+                    self.unit(typed, *source, number, *transform, span)?;
+                }
             }
         }
         Ok(())
@@ -344,6 +353,7 @@ impl Builder<'_> {
         &mut self,
         typed: &Typed,
         index: usize,
+        expert: u64,
         transform: Transform,
         span: Span,
     ) -> Result<()> {
@@ -386,6 +396,7 @@ impl Builder<'_> {
             name: typed.tensor.name.clone(),
             action,
             transform,
+            first_row: expert.saturating_mul(rows),
         });
         Ok(())
     }
@@ -410,10 +421,10 @@ impl Builder<'_> {
 
     /// How a tensor's quantized numbers come into the file, if they are quantized.
     fn route(&self, typed: &Typed) -> Result<Option<Route>> {
-        let Content::Source { index, .. } = typed.tensor.content else {
+        let Content::Source { sources, .. } = &typed.tensor.content else {
             return Ok(None);
         };
-        let source = self.source(index)?;
+        let source = self.first_source(sources)?;
         if ElementType::from_dtype(&source.dtype).is_some() {
             return Ok(None);
         }

@@ -59,28 +59,48 @@ impl<'a> Terms<'a> {
         })
     }
 
-    /// The smallest type that holds these groups, and how well.
-    fn best(&self, facts: &GroupFacts, cols: u64) -> std::result::Result<(BlockType, Fit), String> {
-        if !facts.in_order {
-            return Err("its columns are grouped in the order of their activations".into());
+    /// The smallest type that holds the groups of all these tensors, and how well.
+    fn best(
+        &self,
+        model: &ModelDescription,
+        sources: &[usize],
+    ) -> std::result::Result<(BlockType, Fit), String> {
+        let mut all = Vec::with_capacity(sources.len());
+        for source in sources {
+            let Some(info) = model.tensors.get(*source) else {
+                return Err("it is not there".into());
+            };
+            let Some(facts) = model.groups.get(source) else {
+                return Err(format!("its type {} is not codes in groups", info.dtype));
+            };
+            if !facts.in_order {
+                return Err("its columns are grouped in the order of their activations".into());
+            }
+            if !facts.can_be_cut(info.cols(), GROUP as u64) {
+                let size = facts.group_size;
+                return Err(format!(
+                    "its groups of {size} cannot be cut into such of {GROUP}"
+                ));
+            }
+            all.push(facts);
         }
-        if !facts.can_be_cut(cols, GROUP as u64) {
-            let size = facts.group_size;
-            return Err(format!(
-                "its groups of {size} cannot be cut into such of {GROUP}"
-            ));
-        }
-        let allowed = GROUPED.into_iter();
-        let allowed = allowed.filter(|ty| self.level.is_none_or(|level| level.base == *ty));
-        let mut fits = allowed.filter_map(|ty| {
-            let (bits, zeros) = arrangement(ty)?;
-            let fit = facts.fit(bits, zeros)?;
-            (fit == Fit::Exact || !self.exact).then_some((ty, fit))
-        });
-        fits.next().ok_or_else(|| {
-            let bits = facts.bits;
+        self.smallest(&all).ok_or_else(|| {
+            let bits = all.iter().map(|facts| facts.bits).max().unwrap_or(0);
             format!("its {bits}-bit codes, zeros or scales have no place in that type")
         })
+    }
+
+    fn smallest(&self, all: &[&GroupFacts]) -> Option<(BlockType, Fit)> {
+        let allowed = GROUPED.into_iter();
+        let allowed = allowed.filter(|ty| self.level.is_none_or(|level| level.base == *ty));
+        let mut types = allowed.filter_map(|ty| {
+            let (bits, zeros) = arrangement(ty)?;
+            let fits = all.iter().map(|facts| facts.fit(bits, zeros));
+            let fits = fits.collect::<Option<Vec<Fit>>>()?;
+            let worst = fits.into_iter().max_by(|a, b| a.compare(*b))?;
+            (worst == Fit::Exact || !self.exact).then_some((ty, worst))
+        });
+        types.next()
     }
 }
 
@@ -134,10 +154,11 @@ impl Choice {
             fit: None,
             reason: None,
         };
-        let Content::Source { index, .. } = tensor.content else {
+        let Content::Source { sources, .. } = &tensor.content else {
             return keep;
         };
-        let Some(source) = model.tensors.get(index) else {
+        let first = sources.first().and_then(|first| model.tensors.get(*first));
+        let Some(source) = first else {
             return keep;
         };
         let wanted = match Role::of(&tensor.name) {
@@ -151,11 +172,7 @@ impl Choice {
         if !is_quantized(architecture, &tensor.name, &tensor.dims) {
             return keep;
         }
-        let found = match model.groups.get(&index) {
-            Some(facts) => terms.best(facts, source.cols()),
-            None => Err(format!("its type {} is not codes in groups", source.dtype)),
-        };
-        match found {
+        match terms.best(model, sources) {
             Ok((ty, fit)) => Self {
                 ty: Some(ty),
                 fit: Some(fit),

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
-        let llama = Family::for_gguf("llama", false).ok();
+        let llama = Family::for_gguf("llama", false, false).ok();
         let found = site_of(llama, "llama", "blk.3.ffn_up.weight").unwrap();
         assert_eq!(found, "model.layers.3.mlp.up_proj.weight");
         for (family, tensor) in [

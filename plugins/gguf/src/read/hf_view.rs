@@ -113,6 +113,7 @@ fn places(stored: &Stored, tensors: &[HfTensor]) -> Result<Vec<Place>> {
                     .ok_or_else(missing)?
                     .clone(),
                 transform: tensor.transform,
+                first_row: tensor.first_row,
             })
         })
         .collect()
@@ -123,8 +124,15 @@ fn present(stored: &ShardedTensor, tensor: &HfTensor) -> TensorInfo {
         name: tensor.name.clone(),
         dtype: stored.ty.name.into(),
         shape: tensor.shape.clone(),
-        bytes: stored.range.end - stored.range.start,
+        bytes: bytes_of(stored, tensor),
     }
+}
+
+/// Bytes of a tensor's part of the stored one.
+fn bytes_of(stored: &ShardedTensor, tensor: &HfTensor) -> u64 {
+    let product = |dims: &[u64]| dims.iter().fold(1u64, |n, dim| n.saturating_mul(*dim));
+    let parts = product(&stored.dims) / product(&tensor.shape).max(1);
+    (stored.range.end - stored.range.start) / parts.max(1)
 }
 
 fn side_files(host: &Host, stored: &Stored, hf: &HfModel) -> Result<SideFiles> {

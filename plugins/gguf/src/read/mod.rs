@@ -126,6 +126,7 @@ fn native(stored: Stored, files: &[FileView<'_>]) -> GgufReader {
     let places = stored.tensors.into_iter().map(|tensor| Place {
         tensor,
         transform: Transform::None,
+        first_row: 0,
     });
     GgufReader {
         model,
@@ -148,6 +149,16 @@ fn describe(tensor: &ShardedTensor) -> TensorInfo {
 struct Place {
     tensor: ShardedTensor,
     transform: Transform,
+    /// The stored row that is its first one.
+    first_row: u64,
+}
+
+impl Place {
+    /// Rows where they are stored.
+    fn stored_rows(&self, rows: &Range<u64>) -> Range<u64> {
+        let place = |row: u64| row.saturating_add(self.first_row);
+        place(rows.start)..place(rows.end)
+    }
 }
 
 /// An opened model.
@@ -189,6 +200,7 @@ impl Reader for GgufReader {
         out: &mut [f32],
     ) -> Result<()> {
         let place = self.place(tensor)?;
+        let rows = place.stored_rows(&rows);
         rows::decode(files, &place.tensor, place.transform, rows, out)
     }
 
@@ -199,6 +211,7 @@ impl Reader for GgufReader {
         rows: Range<u64>,
     ) -> Result<Option<AffineGroups>> {
         let place = self.place(tensor)?;
+        let rows = place.stored_rows(&rows);
         groups::groups(files, &place.tensor, place.transform, rows)
     }
 

@@ -37,6 +37,9 @@ pub fn decode(
     for (row, numbers) in (start..end).zip(out.chunks_exact_mut(stored.cols.max(1))) {
         stored.decode(transform.presented(row), numbers)?;
     }
+    if transform == Transform::AddOne {
+        out.iter_mut().for_each(|number| *number -= 1.0);
+    }
     Ok(())
 }
 
@@ -53,7 +56,7 @@ impl Transform {
     fn head_rows(self) -> usize {
         match self {
             Self::PermuteRows { head_rows, .. } => usize::try_from(head_rows).unwrap_or(0).max(1),
-            Self::None => 1,
+            Self::None | Self::AddOne => 1,
         }
     }
 

@@ -90,7 +90,7 @@ fn sources_and_layers_are_those_of_the_tensors() {
         "inv_freq is skipped"
     );
     for tensor in &mapped.tensors {
-        let source = &model.tensors[tensor.source].name;
+        let source = &model.tensors[tensor.sources[0]].name;
         match tensor.layer {
             Some(layer) => {
                 assert!(source.contains(&format!("layers.{layer}.")), "{source}");

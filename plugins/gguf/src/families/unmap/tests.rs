@@ -38,7 +38,7 @@ fn there_and_back_gives_the_same_tensors() {
         for tensor in &unmapped.tensors {
             let origin = &mapped.tensors[tensor.source - generated];
             assert_eq!(origin.transform, tensor.transform);
-            assert_eq!(model.tensors[origin.source].name, tensor.name);
+            assert_eq!(model.tensors[origin.sources[0]].name, tensor.name);
         }
     }
 }

@@ -205,7 +205,7 @@ fn impossible_files_are_refused_with_the_key() {
             "no possible number",
         ),
         ("llama.rope.scaling.type", "longrope".into(), "\"longrope\""),
-        ("llama.expert_count", 8u32.into(), "mixture of experts"),
+        ("llama.expert_count", 8u32.into(), "expert_used_count"),
     ];
     for (key, value, part) in cases {
         let message = refused(key, Some(value));

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
 import tempfile
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
@@ -30,7 +29,8 @@ import awq_folding
 import gptq
 import gptq_folder
 import llama
-from common import FIXTURES, TINY, Check, ToolError
+import vllm_runs
+from common import FIXTURES, TINY, Check
 from perplexity import Yardstick, windows_of
 
 CALIBRATION = FIXTURES / "text" / "calibration.txt"
@@ -256,19 +256,13 @@ def run_in_vllm(check, models, work):
     """All folders of a model in one process of vLLM's own environment: importing it takes longer than a load."""
     for model in models:
         listed = [{"model": str(folder), "prompt": PROMPT, "windows": model.windows.tolist()} for _, folder, _ in model.jobs]
-        path = work / "vllm-jobs.json"
-        path.write_text(json.dumps(listed))
-        program = [llama.cache_dir() / "venv-vllm" / "bin" / "python", pathlib.Path(__file__).with_name("vllm_client.py")]
         # As in check_gptq.py.
-        rounds = {"tiny": "1", "smollm": "0"}[model.name]
-        env = os.environ | {"VLLM_CACHE_ROOT": str(llama.cache_dir() / "vllm"), "VLLM_CPU_INT4_W4A8": rounds}
-        done = subprocess.run([*program, path], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, env=env)
-        results = [json.loads(line) for line in done.stdout.splitlines()]
-        if len(results) != len(listed):
-            raise ToolError(f"vLLM's process ended with {done.returncode} after {len(results)} of {len(listed)} folders\n{done.stderr[-1500:]}")
+        results = vllm_runs.run(listed, {"tiny": "1", "smollm": "0"}[model.name], work)
         for (case, _, expected), result in zip(model.jobs, results):
             label = f"{model.name} {case} in vLLM"
-            if "error" in result:
+            if vllm_runs.lacks_kernels(result):
+                check.skip(label, vllm_runs.NO_KERNELS)
+            elif "error" in result:
                 check.verdict(label, [result["error"][:600], *result["log"]])
             else:
                 model.compare(label, result["perplexity"], expected, CLIENT, f"{' '.join(result['kernels'])} {result['text']!r}")

@@ -29,7 +29,8 @@ from transformers.utils import logging as transformers_logging
 import awq
 import gptq
 import llama
-from common import FIXTURES, Check, ToolError
+import vllm_runs
+from common import FIXTURES, Check
 from gptq_folder import LINEAR
 from perplexity import Yardstick, windows_of
 
@@ -340,18 +341,12 @@ class Model:
 
 def run_in_vllm(check, model, work):
     listed = [{"model": str(path), "prompt": PROMPT, "windows": model.windows.tolist()} for _, _, path, _ in model.jobs]
-    jobs = work / "vllm-jobs.json"
-    jobs.write_text(json.dumps(listed))
-    program = [llama.cache_dir() / "venv-vllm" / "bin" / "python", pathlib.Path(__file__).with_name("vllm_client.py")]
     # As in check_gptq.py.
-    rounds = {"tiny": "1", "smollm": "0"}[model.name]
-    env = os.environ | {"VLLM_CACHE_ROOT": str(llama.cache_dir() / "vllm"), "VLLM_CPU_INT4_W4A8": rounds}
-    done = subprocess.run([*program, jobs], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, env=env)
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    if len(results) != len(listed):
-        raise ToolError(f"vLLM's process ended with {done.returncode} after {len(results)} of {len(listed)} folders\n{done.stderr[-1500:]}")
+    results = vllm_runs.run(listed, {"tiny": "1", "smollm": "0"}[model.name], work)
     for (case, label, _, expected), result in zip(model.jobs, results):
-        if "error" in result:
+        if vllm_runs.lacks_kernels(result):
+            check.skip(f"{label}: vLLM", vllm_runs.NO_KERNELS)
+        elif "error" in result:
             check.verdict(f"{label}: vLLM", [result["error"][:600], *result["log"]])
         else:
             model.compare(label, "vLLM", result["perplexity"], expected, model.rows[case])

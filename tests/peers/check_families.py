@@ -31,6 +31,7 @@ POSITIONS = 64
 # Largest difference of a logit from transformers', in units of the logits' standard deviation. Both sides compute in
 # float32, so only the order of sums differs, by 2e-5 at most so far.
 LIBLLAMA_TOLERANCE = 2e-3
+GELU_TOLERANCE = 1e-2
 # The same between the original folder and the one that `convert` makes. The weights are equal; GGUF keeps epsilon and
 # the rotary numbers in float32.
 FOLDER_TOLERANCE = 1e-5
@@ -56,6 +57,8 @@ class Case:
     rope: dict = dataclasses.field(default_factory=lambda: {"rope_type": "default"})
     theta: float = 10000.0
     older_lacks: tuple = ()
+    # Where libllama does not compute in float32 throughout: ggml looks GELU up in a table of half precision.
+    tolerance: float = LIBLLAMA_TOLERANCE
 
     def config(self):
         sizes = {
@@ -83,6 +86,16 @@ CASES = {
     "qwen2-tied-yarn": Case("Qwen2", torch.float32, {"tie_word_embeddings": True}, rope=YARN),
     "qwen3": Case("Qwen3", torch.bfloat16, {"head_dim": 64}, theta=1000000.0),
     "qwen3-tied": Case("Qwen3", torch.float32, {"head_dim": 16, "tie_word_embeddings": True}),
+    # Norms multiply with one plus their weight; transformers scales the embeddings.
+    "gemma": Case("Gemma", torch.bfloat16, {"head_dim": 32, "tie_word_embeddings": True}, tolerance=GELU_TOLERANCE),
+    "gemma-wide-heads": Case("Gemma", torch.bfloat16, {"head_dim": 64, "num_key_value_heads": 1, "tie_word_embeddings": True},
+                             tolerance=GELU_TOLERANCE),
+    # Under another name than its own: of a model called Phi 3 libllama wants certain tokens in the vocabulary.
+    "fused": Case("Phi3", torch.bfloat16, {"sliding_window": None}),
+    "fused-tied": Case("Phi3", torch.float32, {"sliding_window": None, "tie_word_embeddings": True}),
+    "mixtral": Case("Mixtral", torch.bfloat16, {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "qwen3moe": Case("Qwen3Moe", torch.float32, {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True, "head_dim": 32,
+                                                 "moe_intermediate_size": 64, "decoder_sparse_step": 1, "mlp_only_layers": []}),
     # llama.cpp leaves out the rotary embedding in every fourth layer
     "smollm3": Case("SmolLM3", torch.bfloat16, {"num_hidden_layers": 5, "tie_word_embeddings": True}, theta=2000000.0),
 }
@@ -164,7 +177,8 @@ def deliberate_errors(case, model):
         if tensor.dim() == 1:
             neutral = torch.zeros_like(tensor) if name.endswith(".bias") else torch.ones_like(tensor)
             yield f"{name} left out", with_weights({**right, name: neutral})
-    yield "queries and keys permuted", with_weights(interleaved(right, model.model.layers[0].self_attn.head_dim))
+    if any(".q_proj." in name for name in right):
+        yield "queries and keys permuted", with_weights(interleaved(right, model.model.layers[0].self_attn.head_dim))
     with_weights(right)
     config = case.config()
     theta = case.theta * (2 if case.rope["rope_type"] == "default" else 1)
@@ -185,7 +199,7 @@ def check_errors_show(label, check, case, model, ids):
 # -- comparisons --------------------------------------------------------------------------------------------------------
 
 
-def compare_libllama(label, check, path, theirs, ids):
+def compare_libllama(label, check, path, theirs, ids, tolerance):
     with llama.Model(path, n_ctx=256) as model:
         ours = model.logits(ids)
         architecture = model.meta()["general.architecture"]
@@ -194,8 +208,9 @@ def compare_libllama(label, check, path, theirs, ids):
         return
     worst = distance(ours, theirs)
     agree = int((ours.argmax(-1) == theirs.argmax(-1)).sum())
-    problems = [] if worst < LIBLLAMA_TOLERANCE else [f"not below {LIBLLAMA_TOLERANCE}"]
-    if agree != len(ids):
+    problems = [] if worst < tolerance else [f"not below {tolerance}"]
+    # Random weights have near ties, which a difference in the third digit may turn.
+    if agree < len(ids) - (tolerance > LIBLLAMA_TOLERANCE):
         problems.append(f"the likeliest token differs at {len(ids) - agree} positions")
     check.verdict(f"{label}: logits in libllama", problems,
                   f"{architecture}, largest difference {worst:.1e} of their deviation, {agree} of {len(ids)} tokens agree")
@@ -240,7 +255,7 @@ def compare_case(check, name, case, work):
     check_errors_show(name, check, case, model, ids)
     theirs = logits_of(model, ids)
     file = check.quantize(newer, "F32", work / "gguf", name=f"{name}.gguf")
-    compare_libllama(name, check, file, theirs, ids)
+    compare_libllama(name, check, file, theirs, ids, case.tolerance)
     other = check.quantize(older, "F32", work / "gguf", name=f"{name}-older.gguf")
     check.verdict(f"{name}: older spelling of config.json", [] if file.read_bytes() == other.read_bytes() else ["another file"],
                   f"{file.stat().st_size} bytes")

@@ -7,11 +7,9 @@ What vLLM refuses has to be announced by `quantize`. At last, runs are killed an
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import signal
-import subprocess
 import tempfile
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
@@ -26,6 +24,7 @@ import gptq
 import gptq_folder
 import llama
 from check_resume import Rounds, Task
+import vllm_runs
 from common import FIXTURES, Check, ToolError
 from perplexity import Yardstick, windows_of
 
@@ -176,21 +175,15 @@ def run_in_vllm(check, models, work):
 
 def vllm_jobs(check, model, jobs, work):
     listed = [{"model": str(folder), "prompt": PROMPT, "windows": model.windows.tolist()} for model, _, folder, _ in jobs]
-    path = work / "vllm-jobs.json"
-    path.write_text(json.dumps(listed))
-    program = [llama.cache_dir() / "venv-vllm" / "bin" / "python", pathlib.Path(__file__).with_name("vllm_client.py")]
     # On CPUs with AMX vLLM rounds activations to 8 bits, which costs SmolLM2 some percent of perplexity. Without that, vLLM
     # 0.32 dies of an illegal instruction on tiny-llama, whoever made the folder.
-    rounds = {"tiny": "1", "smollm": "0"}[model.name]
-    env = os.environ | {"VLLM_CACHE_ROOT": str(llama.cache_dir() / "vllm"), "VLLM_CPU_INT4_W4A8": rounds}
-    done = subprocess.run([*program, path], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, env=env)
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    if len(results) != len(jobs):
-        raise ToolError(f"vLLM's process ended with {done.returncode} after {len(results)} of {len(jobs)} folders\n{done.stderr[-1500:]}")
+    results = vllm_runs.run(listed, {"tiny": "1", "smollm": "0"}[model.name], work)
     for (model, case, _, expected), result in zip(jobs, results):
         label = f"{model.name} {case} in vLLM"
         if not case.runs_in_vllm_cpu:
             check.verdict(f"{label} is refused", refusal(case, result), " ".join(result.get("error", "").split())[:120])
+        elif vllm_runs.lacks_kernels(result):
+            check.skip(label, vllm_runs.NO_KERNELS)
         elif "error" in result:
             check.verdict(label, [result["error"][:600], *result["log"]])
         else:

@@ -42,7 +42,7 @@ class Check:
         if not self.args.binary:
             parser.error("give --binary or set LLM_QUANTIZE")
         self.binary = shutil.which(self.args.binary) or parser.error(f"no program at {self.args.binary}")
-        self.passed = self.failed = 0
+        self.passed = self.failed = self.skipped = 0
         self.started = time.monotonic()
 
     @contextlib.contextmanager
@@ -70,6 +70,11 @@ class Check:
         sys.stdout.flush()
         return not problems
 
+    def skip(self, label, why):
+        """Tells that this machine cannot make a comparison."""
+        self.skipped += 1
+        print(f"none  {label}  {why}")
+
     def attempt(self, label, function, *arguments):
         """Runs one part; an exception is a failed comparison, the other parts still run."""
         try:
@@ -81,6 +86,8 @@ class Check:
     def finish(self):
         seconds = time.monotonic() - self.started
         print(f"{pathlib.Path(sys.argv[0]).name} took {seconds:.0f} s" + ("" if self.passed else " and compared nothing"))
+        if self.skipped:
+            print(f"{self.skipped} comparisons cannot be made on this machine")
         print(f"{self.passed} passed, {self.failed} failed")
         sys.exit(1 if self.failed or not self.passed else 0)
 

@@ -18,6 +18,7 @@ import shutil
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
 
+import gguf
 import numpy as np
 import torch
 import transformers
@@ -246,6 +247,22 @@ def compare_folder(label, check, converted, model, theirs, ids):
                   f"{type(again).__name__}, largest difference {worst:.1e} of the logits' deviation")
 
 
+def compare_repacked(label, check, folder, work):
+    """Blocks of Q4_0 go into AWQ and back: the same bytes, whatever rows, stacks or norms the family has."""
+    file = check.quantize(folder, "Q4_0", work / "repacked", name=f"{label}.gguf")
+    document = check.run("convert", file, "awq", "--route", "exact", "-o", work / "repacked", "-n", label, "--overwrite")
+    routes = document["metadata"]["routes"]
+    back = check.run("convert", document["output_path"], "gguf", "--route", "exact", "-o", work / "repacked", "-n", f"{label}-back.gguf",
+                     "--overwrite")["output_path"]
+    first, last = ({t.name: t for t in gguf.GGUFReader(path).tensors} for path in (file, back))
+    blocks = [name for name in first if name.startswith("blk.") and first[name].tensor_type.name == "Q4_0"]
+    problems = [f"{name} has other bytes" for name in blocks if not np.array_equal(first[name].data, last[name].data)]
+    problems += [f"{name} is in one of both only" for name in first.keys() ^ last.keys()]
+    if not blocks or routes["exact"] < len(blocks):
+        problems.append(f"{len(blocks)} tensors of blocks, routes {routes}")
+    check.verdict(f"{label}: by AWQ and back", problems, f"{len(blocks)} stacks and matrices, {routes['exact']} layers: the same bytes")
+
+
 def compare_case(check, name, case, work):
     # GGUF metadata names a model after its folder, so both spellings lie in folders of one name.
     newer, older = work / "newer" / name, work / "older" / name
@@ -263,6 +280,7 @@ def compare_case(check, name, case, work):
     converted = pathlib.Path(document["output_path"])
     compare_weights(name, check, newer, converted)
     compare_folder(name, check, converted, model, theirs, ids)
+    check.attempt(f"{name}: by AWQ and back", compare_repacked, name, check, newer, work)
 
 
 def main():

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // what cannot be had fails the test
 
 mod access;
+mod base;
 mod cache;
 mod faults;
 mod gguf;

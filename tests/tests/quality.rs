@@ -174,9 +174,9 @@ fn what_cannot_be_compared_is_refused() {
     let other = dir.path().join("other");
     copy_folder(&tiny_llama(), &other);
     edit_json(&other.join("config.json"), |config| {
-        config["architectures"] = Value::from(vec!["GemmaForCausalLM"]);
+        config["architectures"] = Value::from(vec!["GptOssForCausalLM"]);
     });
-    refused(&[&model, &text(&other)], 8, "GemmaForCausalLM");
+    refused(&[&model, &text(&other)], 8, "GptOssForCausalLM");
 }
 
 #[test]

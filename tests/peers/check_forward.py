@@ -70,6 +70,8 @@ OTHERS = {
     "smollm3-windows": Other(Case("SmolLM3", torch.float32, {"num_hidden_layers": 4, **WINDOW}),
                              {"use_sliding_window": False, "layer_types": None}),
 }
+# Models that are converted, but not run: no activations of experts are collected.
+NOT_RUN = ("mixtral", "qwen3moe")
 
 
 # -- perplexity and divergence ------------------------------------------------------------------------------------------
@@ -180,6 +182,17 @@ def compare_family(check, name, case, unlike, work):
     check.verdict(f"{name}: logits", problems, detail)
 
 
+def not_run(check, name, work):
+    """What `quality` says of a model that this program cannot run."""
+    case, folder = check_families.CASES[name], work / "forward-families" / name
+    make(case, folder)
+    done = subprocess.run([check.binary, "quality", folder, "--data", EVAL], capture_output=True, text=True, timeout=120)
+    problems = [] if done.returncode == 8 else [f"exit code {done.returncode}"]
+    if f'"{case.classes}ForCausalLM"' not in done.stderr:
+        problems.append("its architecture is not named")
+    check.verdict(f"{name} is refused", problems, " ".join(done.stderr.split())[:160])
+
+
 def main():
     families = [*check_families.CASES, *OTHERS]
     check = Check(__doc__.splitlines()[0], families={"nargs": "*", "choices": families, "default": families})
@@ -193,6 +206,9 @@ def main():
         if "smollm" in check.args.models:
             check.attempt("smollm", smollm, check, work)
         for name in check.args.families:
+            if name in NOT_RUN:
+                check.attempt(name, not_run, check, name, work)
+                continue
             other = OTHERS.get(name) or Other(check_families.CASES[name], {})
             check.attempt(name, compare_family, check, name, other.case, other.unlike, work)
     check.finish()

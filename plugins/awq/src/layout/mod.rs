@@ -9,8 +9,8 @@
 //!
 //! A word holds eight codes, in `gemm` those of eight neighbouring outputs of one input, in an
 //! order of its own ([`gemm`]); elsewhere those of neighbouring inputs of one output. `P` is `G`,
-//! padded as AutoAWQ's kernels need it ([`Shape::padded_groups`]). Only `gemm` is written: it is
-//! what everything loads. The others are read.
+//! padded as AutoAWQ's kernels need it ([`Shape::padded_groups`]). `gemm` is written, which is what
+//! everything loads, and `gemv`. `gemv_fast` is only read: its products are rounded.
 
 pub mod gemm;
 mod gemv;
@@ -46,6 +46,8 @@ pub enum Version {
 impl Version {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Gemm, Self::Gemv, Self::GemvFast];
+    /// Those that are written.
+    pub const WRITTEN: [Self; 2] = [Self::Gemm, Self::Gemv];
 
     /// The name in the configuration.
     #[must_use]
@@ -74,6 +76,8 @@ pub struct Shape {
     pub outputs: usize,
     /// Inputs of a group.
     pub group: usize,
+    /// How it is arranged.
+    pub version: Version,
 }
 
 /// What a version's tensors look like: type and shape of `qweight`, `qzeros` and `scales`. No
@@ -103,17 +107,17 @@ impl Shape {
             .checked_mul(PACK)
     }
 
-    /// What the tensors of a layer look like in a version; `None` if it has no such layers.
+    /// What the tensors of a layer look like; `None` if there are no such layers.
     #[must_use]
-    pub fn stored(&self, version: Version) -> Option<StoredSizes> {
+    pub fn stored(&self) -> Option<StoredSizes> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        if self.misfit().is_some() || !inputs.is_multiple_of(PACK) && version != Version::Gemm {
+        if self.misfit().is_some() {
             return None;
         }
         let words = Some("I32");
-        Some(match version {
+        Some(match self.version {
             Version::Gemm => [
                 (words, [inputs, outputs / PACK]),
                 (words, [self.groups(), outputs / PACK]),
@@ -129,14 +133,22 @@ impl Shape {
             }
             Version::GemvFast => {
                 let padded = self.padded_groups()?;
-                let whole = inputs.is_multiple_of(gemv_fast::BLOCK);
-                whole.then_some([
+                [
                     (Some("I16"), [outputs / gemv_fast::ROWS, inputs]),
                     (None, [padded, outputs]),
                     (None, [padded, outputs]),
-                ])?
+                ]
             }
         })
+    }
+
+    /// Inputs of which a row has whole multiples: those that lie together in its codes.
+    const fn together(&self) -> usize {
+        match self.version {
+            Version::Gemm => 1,
+            Version::Gemv => PACK,
+            Version::GemvFast => gemv_fast::BLOCK,
+        }
     }
 }
 
@@ -153,14 +165,25 @@ impl LayerShape for Shape {
         if inputs == 0 || outputs == 0 {
             return Some(format!("{outputs} x {inputs} weights are none"));
         }
-        let fills = outputs.is_multiple_of(PACK);
-        (!fills).then(|| format!("{outputs} outputs do not fill words of {PACK} codes"))
+        if !outputs.is_multiple_of(PACK) {
+            return Some(format!(
+                "{outputs} outputs do not fill words of {PACK} codes"
+            ));
+        }
+        let (version, together) = (self.version.name(), self.together());
+        if !inputs.is_multiple_of(together) {
+            return Some(format!(
+                "{inputs} inputs do not fill blocks of {together} codes, which {version} has"
+            ));
+        }
+        let padded = self.version == Version::Gemm || self.padded_groups().is_some();
+        (!padded).then(|| format!("{version} has no groups of {}", self.group))
     }
 
-    /// The three tensors of `gemm`, in the order `qweight`, `qzeros`, `scales`.
+    /// The three tensors, in the order `qweight`, `qzeros`, `scales`.
     fn tensors(&self, module: &str) -> Vec<NewTensor> {
         let endings = [QWEIGHT, QZEROS, SCALES];
-        let stored = self.stored(Version::Gemm).into_iter().flatten();
+        let stored = self.stored().into_iter().flatten();
         let tensors = endings.iter().zip(stored).map(|(ending, (dtype, shape))| {
             let shape = shape.map(|size| size as u64);
             NewTensor::new(format!("{module}{ending}"), dtype.unwrap_or("F16"), &shape)
@@ -182,6 +205,7 @@ mod tests {
             inputs,
             outputs,
             group,
+            version: Version::Gemm,
         }
     }
 
@@ -229,13 +253,37 @@ mod tests {
             (shape(0, 8, 32), "8 x 0 weights"),
         ] {
             assert!(shape.misfit().unwrap().contains(what), "{shape:?}");
-            assert_eq!(shape.stored(Version::Gemm), None);
+            assert_eq!(shape.stored(), None);
         }
         // Rows of other versions are whole words, or whole blocks.
-        assert!(shape(100, 8, 100).stored(Version::Gemm).is_some());
-        assert_eq!(shape(100, 8, 100).stored(Version::Gemv), None);
-        assert!(shape(96, 8, 32).stored(Version::Gemv).is_some());
-        assert_eq!(shape(96, 8, 32).stored(Version::GemvFast), None);
+        for (shape, misfits) in [
+            (
+                shape(100, 8, 100),
+                [None, Some("100 inputs do not"), Some("100 inputs do not")],
+            ),
+            (
+                shape(96, 8, 32),
+                [None, None, Some("96 inputs do not fill blocks of 64")],
+            ),
+            (
+                shape(192, 8, 48),
+                [None, Some("no groups of 48"), Some("no groups of 48")],
+            ),
+            (shape(512, 8, 64), [None; 3]),
+        ] {
+            for (version, expected) in Version::ALL.into_iter().zip(misfits) {
+                let shape = Shape { version, ..shape };
+                let misfit = shape.misfit();
+                assert_eq!(shape.stored().is_none(), misfit.is_some(), "{shape:?}");
+                match (misfit, expected) {
+                    (None, None) => {}
+                    (Some(misfit), Some(expected)) => {
+                        assert!(misfit.contains(expected), "{misfit}")
+                    }
+                    (misfit, _) => panic!("{shape:?}: {misfit:?}"),
+                }
+            }
+        }
     }
 
     #[test]

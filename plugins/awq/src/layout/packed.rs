@@ -6,14 +6,15 @@ use llm_quantize_plugin_api::hf_folder::quantized::{Groups, Rows};
 use llm_quantize_plugin_api::kernels::grouped::Solution;
 use llm_quantize_plugin_api::kernels::{Parallel, convert, float16};
 use llm_quantize_plugin_api::{ElementType, Error, Result};
-use ndarray::Array2;
+use ndarray::iter::Lanes;
+use ndarray::{Array2, Ix1};
 
 use super::{PACK, Shape, StoredSizes, Version, gemm, gemv, gemv_fast};
 
-/// Writes a solution into the bytes of `qweight`, `qzeros` and `scales`, as `gemm` has them.
+/// Writes a solution into the bytes of `qweight`, `qzeros` and `scales`.
 ///
 /// # Errors
-/// If sizes do not fit.
+/// If sizes do not fit, or the version is one that is only read.
 pub fn write(
     parallel: &dyn Parallel,
     shape: &Shape,
@@ -27,7 +28,7 @@ pub fn write(
         solution.zeros.dim(),
     );
     let lengths = [qweight.len(), qzeros.len(), scales.len()];
-    let expected = shape.stored(Version::Gemm);
+    let expected = shape.stored();
     if sizes != ((rows, shape.inputs), (rows, groups), (rows, groups))
         || expected.map(|stored| byte_lengths(&stored, ElementType::F16)) != Some(lengths)
     {
@@ -35,15 +36,32 @@ pub fn write(
             "a solution of other sizes ({sizes:?}) than the layer's ({shape:?})"
         )));
     }
-    gemm::pack(parallel, solution.codes.view(), qweight);
-    gemm::pack(parallel, solution.zeros.view(), qzeros);
-    let stored = scales.chunks_exact_mut(2 * rows);
-    for (scales, stored) in solution.scales.columns().into_iter().zip(stored) {
-        for (scale, stored) in scales.iter().zip(stored.as_chunks_mut().0) {
-            *stored = float16::f32_to_f16(*scale);
+    match shape.version {
+        Version::Gemm => {
+            gemm::pack(parallel, solution.codes.view(), qweight);
+            gemm::pack(parallel, solution.zeros.view(), qzeros);
+            store_halves(solution.scales.columns(), rows, scales);
         }
+        Version::Gemv => {
+            let padded = shape.padded_groups().unwrap_or(groups);
+            gemv::pack(solution.codes.view(), shape.inputs, qweight)?;
+            gemv::pack(solution.zeros.view(), padded, qzeros)?;
+            store_halves(solution.scales.rows(), padded, scales);
+        }
+        Version::GemvFast => return Err(Error::internal("gemv_fast is only read")),
     }
     Ok(())
+}
+
+/// Stores each lane of a matrix in half precision, with zeros up to `length` numbers.
+fn store_halves(lanes: Lanes<'_, f32, Ix1>, length: usize, out: &mut [u8]) {
+    out.fill(0);
+    let stored = out.chunks_exact_mut((2 * length).max(1));
+    for (lane, stored) in lanes.into_iter().zip(stored) {
+        for (number, stored) in lane.iter().zip(stored.as_chunks_mut().0) {
+            *stored = float16::f32_to_f16(*number);
+        }
+    }
 }
 
 /// Bytes of `qweight`, `qzeros` and `scales`, if floats are of this type.
@@ -63,8 +81,6 @@ fn byte_lengths(stored: &StoredSizes, floats: ElementType) -> [usize; 3] {
 pub struct Packed<'a> {
     /// Its sizes.
     pub shape: Shape,
-    /// How it is arranged.
-    pub version: Version,
     /// The bytes of `qweight`.
     pub qweight: &'a [u8],
     /// The bytes of `qzeros`.
@@ -84,7 +100,7 @@ impl Packed<'_> {
                 "there are no rows {rows:?} of {all}"
             )));
         }
-        let stored = self.shape.stored(self.version);
+        let stored = self.shape.stored();
         let lengths = [self.qweight, self.qzeros, self.scales].map(<[u8]>::len);
         match stored.map(|stored| byte_lengths(&stored, self.floats)) {
             Some(expected) if expected == lengths => Ok(()),
@@ -102,7 +118,7 @@ impl Packed<'_> {
         let groups = self.groups(rows.clone())?;
         let mut codes = Array2::zeros((rows.len(), self.shape.inputs));
         let (first, out) = (rows.start, codes.view_mut());
-        match self.version {
+        match self.shape.version {
             Version::Gemm => gemm::unpack(self.qweight, self.shape.outputs / PACK, first, out),
             Version::Gemv => gemv::unpack(self.qweight, first, out)?,
             Version::GemvFast => gemv_fast::unpack(self.qweight, first, out)?,
@@ -128,7 +144,7 @@ impl Packed<'_> {
     /// The place of a group of an output in `scales`.
     fn place(&self, output: usize, group: usize) -> usize {
         let padded = self.shape.padded_groups().unwrap_or(0);
-        match self.version {
+        match self.shape.version {
             Version::Gemm | Version::GemvFast => group * self.shape.outputs + output,
             Version::Gemv => output * padded + group,
         }
@@ -148,7 +164,7 @@ impl Packed<'_> {
     }
 
     fn zero(&self, output: usize, group: usize, scale: f32) -> Result<f32> {
-        match self.version {
+        match self.shape.version {
             Version::Gemm => {
                 let at = group * self.shape.outputs / PACK + output / PACK;
                 let word = self.qzeros.as_chunks().0.get(at).ok_or_else(short)?;

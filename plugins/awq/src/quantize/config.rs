@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::layers::Choice;
 use super::options::Wishes;
 use crate::FORMAT;
-use crate::layout::Version;
 use crate::levels::BITS;
 
 /// The quantization, with the keys that loaders know.
@@ -24,7 +23,7 @@ pub fn quantization(wishes: &Wishes, choice: &Choice, request: &PlanRequest) -> 
         "zero_point": true,
         "group_size": wishes.group_size,
         "bits": BITS,
-        "version": Version::Gemm.name(),
+        "version": wishes.version.name(),
         "modules_to_not_convert": (!kept.is_empty()).then_some(kept),
         "meta": {
             "quantizer": [generator(request)],

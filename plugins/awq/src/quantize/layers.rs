@@ -31,5 +31,6 @@ pub fn choose(model: &ModelDescription, wishes: &Wishes) -> Result<Choice> {
         inputs,
         outputs,
         group: selection.group(inputs),
+        version: wishes.version,
     })
 }

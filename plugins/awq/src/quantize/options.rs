@@ -8,12 +8,14 @@ use llm_quantize_plugin_api::hf_folder::shard_size_option;
 use llm_quantize_plugin_api::{Error, OptionInfo, OptionType, PlanRequest, Result};
 
 use crate::NAME;
+use crate::layout::Version;
 use crate::search::Effort;
 
 /// Group sizes: those that vLLM's and GPTQModel's kernels have.
 pub const GROUP_SIZES: [i64; 4] = [32, 64, 128, WHOLE_ROW];
 const DEFAULT_GROUP: i64 = 128;
 
+const VERSION: &str = "version";
 const METHOD: &str = "method";
 const DUO: &str = "duo";
 const CLIP: &str = "clip";
@@ -65,6 +67,8 @@ impl Method {
 pub struct Wishes {
     /// Inputs that share a scale; [`WHOLE_ROW`] for a whole row.
     pub group_size: i64,
+    /// How layers are arranged.
+    pub version: Version,
     /// How codes are chosen.
     pub method: Method,
     /// Whether layers that do not fit stay as they are, instead of being an error.
@@ -78,6 +82,12 @@ pub struct Wishes {
 /// The options, for `plugin info` and for checks.
 pub fn options() -> Vec<OptionInfo> {
     vec![
+        option(
+            VERSION,
+            choice(&Version::WRITTEN.map(Version::name)),
+            Version::default().name(),
+            "how layers are arranged; gemv is for GPTQModel and AutoAWQ on a GPU",
+        ),
         option(
             METHOD,
             choice(&Method::ALL.map(Method::name)),
@@ -117,6 +127,7 @@ impl Wishes {
         let method = request.option(METHOD).and_then(Method::find);
         Ok(Self {
             group_size: group_size(request, NAME, &GROUP_SIZES, DEFAULT_GROUP)?,
+            version: version(request),
             method: method.unwrap_or_default(),
             keep_unfit: keep_unfit(request),
             clip: unless_off(request, CLIP),
@@ -140,6 +151,12 @@ impl Wishes {
             ..Self::from_request(request)?
         })
     }
+}
+
+/// The version that is asked for.
+pub fn version(request: &PlanRequest) -> Version {
+    let named = request.option(VERSION).and_then(Version::find);
+    named.unwrap_or_default()
 }
 
 /// A number of exponents.
@@ -200,7 +217,7 @@ mod tests {
     fn defaults_are_what_is_said() {
         let declared = options();
         let said = declared.iter().map(|o| (&*o.key, &*o.default));
-        let searched = ["method", "duo", "clip", "grid", "unfit"];
+        let searched = ["version", "method", "duo", "clip", "grid", "unfit"];
         let said: Vec<(&str, &str)> = said.filter(|(key, _)| searched.contains(key)).collect();
         assert_eq!(said.len(), searched.len());
         assert_eq!(wishes(&said).unwrap(), wishes(&[]).unwrap());
@@ -210,17 +227,20 @@ mod tests {
     fn options_are_read() {
         let wishes = Wishes::from_request(&PlanRequest::default()).unwrap();
         assert_eq!((wishes.group_size, wishes.keep_unfit), (128, false));
+        assert_eq!(wishes.version, Version::Gemm);
         let request = PlanRequest {
             group_size: Some(-1),
             options: vec![
                 ("unfit".into(), "keep".into()),
                 ("method".into(), "RTN".into()),
+                ("version".into(), "GEMV".into()),
             ],
             ..PlanRequest::default()
         };
         let wishes = Wishes::from_request(&request).unwrap();
         assert_eq!((wishes.group_size, wishes.keep_unfit), (WHOLE_ROW, true));
         assert_eq!(wishes.method, Method::RoundToNearest);
+        assert_eq!(wishes.version, Version::Gemv);
         for size in [0, 16, 256] {
             let request = PlanRequest {
                 group_size: Some(size),

@@ -10,7 +10,7 @@ use llm_quantize_plugin_api::{
 
 use super::job::AwqJob;
 use super::layers::{Choice, Layer};
-use super::options::{GROUP_SIZES, Wishes};
+use super::options::{GROUP_SIZES, Wishes, version};
 use crate::NAME;
 use crate::layout::{Shape, packed};
 use crate::levels::BITS;
@@ -47,10 +47,12 @@ pub fn select(model: &ModelDescription, request: &PlanRequest, exact: bool) -> R
         group_sizes: &sizes_to_try(request.group_size, &GROUP_SIZES),
         exact,
     };
+    let version = version(request);
     let found = quantized::repack(model, &offer, |_, outputs, inputs, group| Shape {
         inputs,
         outputs,
         group,
+        version,
     })?;
     Ok(Selected {
         wishes: Wishes::repacking(found.group_size, request)?,

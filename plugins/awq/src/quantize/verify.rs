@@ -5,7 +5,6 @@ use llm_quantize_plugin_api::{Error, FileView, Result, hf_folder};
 
 use super::job::AwqJob;
 use super::layers::Layer;
-use crate::layout::Version;
 use crate::levels::HIGHEST;
 use crate::read::folder::{Folder, StoredLayer};
 
@@ -25,7 +24,7 @@ pub fn verify(job: &AwqJob, files: &[FileView<'_>]) -> Result<()> {
 
 fn check(files: &[FileView<'_>], layer: &Layer, stored: &StoredLayer) -> Result<()> {
     let (found, planned) = (stored.shape, layer.shape);
-    if found != planned || stored.version != Version::Gemm {
+    if found != planned {
         return Err(Error::verification(format!(
             "{found:?}, planned was {planned:?}"
         )));

@@ -27,8 +27,6 @@ pub struct StoredLayer {
     pub module: String,
     /// Its sizes.
     pub shape: Shape,
-    /// How it is arranged.
-    pub version: Version,
     /// `qweight`, `qzeros` and `scales`.
     parts: [StoredTensor; 3],
     floats: ElementType,
@@ -75,13 +73,12 @@ impl StoredLayer {
         let qweight = weights.require_part(module, QWEIGHT)?;
         let qzeros = weights.require_part(module, QZEROS)?;
         let scales = weights.require_part(module, SCALES)?;
-        let version = quantization.version;
         let floats = ElementType::from_dtype(&scales.info.dtype);
         let floats = floats.ok_or_else(|| scales.of_type("F16, BF16 or F32"))?;
         let parts = [qweight, qzeros, scales];
         let shape = shape(quantization, &parts)?;
-        let shape = shape.ok_or_else(|| disagree(module, version, &parts))?;
-        let stored = shape.stored(version).into_iter().flatten();
+        let shape = shape.ok_or_else(|| disagree(module, quantization.version, &parts))?;
+        let stored = shape.stored().into_iter().flatten();
         for (part, (dtype, _)) in parts.iter().zip(stored) {
             let expected = dtype.unwrap_or(&parts[2].info.dtype);
             if part.info.dtype != expected {
@@ -91,7 +88,6 @@ impl StoredLayer {
         Ok(Self {
             module: module.to_owned(),
             shape,
-            version,
             parts,
             floats,
         })
@@ -105,7 +101,6 @@ impl StoredLayer {
         let [qweight, qzeros, scales] = &self.parts;
         Ok(Packed {
             shape: self.shape,
-            version: self.version,
             qweight: qweight.bytes(files)?,
             qzeros: qzeros.bytes(files)?,
             scales: scales.bytes(files)?,
@@ -169,9 +164,10 @@ fn shape(quantization: &Quantization, parts: &[StoredTensor; 3]) -> Result<Optio
             inputs,
             outputs,
             group,
+            version,
         });
     let fits = |shape: &Shape| {
-        let stored = shape.stored(version);
+        let stored = shape.stored();
         stored.is_some_and(|stored| stored.map(|(_, size)| size) == sizes)
     };
     Ok(shapes.into_iter().find(fits))

@@ -6,22 +6,17 @@ use super::*;
 
 struct Stored {
     shape: Shape,
-    version: Version,
     parts: [Vec<u8>; 3],
 }
 
 impl Stored {
     /// As this plugin writes it.
-    fn gemm(shape: Shape, solution: &Solution) -> Result<Self> {
-        let stored = shape.stored(Version::Gemm).unwrap();
+    fn written(shape: Shape, solution: &Solution) -> Result<Self> {
+        let stored = shape.stored().unwrap();
         let mut parts = byte_lengths(&stored, ElementType::F16).map(|length| vec![0xAA; length]);
         let [qweight, qzeros, scales] = &mut parts;
         write(&Serial, &shape, solution, [qweight, qzeros, scales])?;
-        Ok(Self {
-            shape,
-            version: Version::Gemm,
-            parts,
-        })
+        Ok(Self { shape, parts })
     }
 
     /// As AutoAWQ packs it, step by step: whole matrices are reshaped and transposed.
@@ -43,7 +38,6 @@ impl Stored {
             .assign(&solution.scales);
         Self {
             shape,
-            version: Version::Gemv,
             parts: [
                 nibbles(solution.codes.as_slice().unwrap()),
                 nibbles(zeros.as_slice().unwrap()),
@@ -82,7 +76,6 @@ impl Stored {
         }
         Self {
             shape,
-            version: Version::GemvFast,
             parts: [
                 words.collect(),
                 halves(products.iter()),
@@ -95,7 +88,6 @@ impl Stored {
         let [qweight, qzeros, scales] = &self.parts;
         Packed {
             shape: self.shape,
-            version: self.version,
             qweight,
             qzeros,
             scales,
@@ -132,13 +124,14 @@ fn the_bytes_are_those_of_the_format() {
         inputs: 2,
         outputs: 8,
         group: 2,
+        version: Version::Gemm,
     };
     let solution = Solution {
         codes: Array2::from_shape_fn((8, 2), |(n, k)| (n + 8 * k) as u8),
         scales: Array2::from_shape_fn((8, 1), |(n, _)| (n + 1) as f32),
         zeros: Array2::from_shape_fn((8, 1), |(n, _)| 15 - n as u8),
     };
-    let stored = Stored::gemm(shape, &solution).unwrap();
+    let stored = Stored::written(shape, &solution).unwrap();
     let [qweight, qzeros, scales] = &stored.parts;
     assert_eq!(qweight, &[0x20, 0x64, 0x31, 0x75, 0xA8, 0xEC, 0xB9, 0xFD]);
     assert_eq!(qzeros, &[0xDF, 0x9B, 0xCE, 0x8A]);
@@ -155,23 +148,24 @@ fn what_is_not_there_is_refused() {
         inputs: 64,
         outputs: 8,
         group: 32,
+        version: Version::Gemm,
     };
     let solution = made_up(shape, 1);
-    let stored = Stored::gemm(shape, &solution).unwrap();
+    let stored = Stored::written(shape, &solution).unwrap();
     let packed = stored.packed();
     assert!(packed.decode(8..9, &mut [0.0; 64]).is_err());
     assert!(packed.decode(0..1, &mut [0.0; 65]).is_err());
     for part in 0..3 {
-        let mut stored = Stored::gemm(shape, &solution).unwrap();
+        let mut stored = Stored::written(shape, &solution).unwrap();
         stored.parts[part].pop();
         let error = stored.packed().decode(0..1, &mut [0.0; 64]).unwrap_err();
         assert!(error.message.contains("bytes, expected"), "{error}");
     }
     // Sizes that the version does not have.
     let other = Packed {
-        version: Version::GemvFast,
         shape: Shape {
             inputs: 96,
+            version: Version::GemvFast,
             ..shape
         },
         ..packed
@@ -181,7 +175,7 @@ fn what_is_not_there_is_refused() {
         outputs: 16,
         ..shape
     };
-    assert!(Stored::gemm(wide, &solution).is_err());
+    assert!(Stored::written(wide, &solution).is_err());
 }
 
 proptest! {
@@ -198,13 +192,18 @@ proptest! {
             inputs,
             outputs: words * PACK,
             group: if group == 0 { inputs } else { group },
+            version,
         };
         let solution = made_up(shape, seed);
         let stored = match version {
-            Version::Gemm => Stored::gemm(shape, &solution).unwrap(),
+            Version::Gemm => Stored::written(shape, &solution).unwrap(),
             Version::Gemv => Stored::gemv(shape, &solution),
             Version::GemvFast => Stored::gemv_fast(shape, &solution),
         };
+        match Version::WRITTEN.contains(&version) {
+            true => prop_assert_eq!(&Stored::written(shape, &solution).unwrap().parts, &stored.parts),
+            false => prop_assert!(Stored::written(shape, &solution).is_err()),
+        }
         let first = shape.outputs / 3;
         let rows = stored.packed().rows(first..shape.outputs).unwrap();
         prop_assert_eq!(rows.codes, solution.codes.slice(s![first.., ..]));

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import awq
+import awq_layouts
 import gptq
 import llama
 import vllm_runs
@@ -320,9 +321,24 @@ class Model:
         self.check.verdict(f"{self.name} q4_0 -> awq -> gguf", [f"{name} has other bytes" for name in other],
                            f"{len(blocks)} tensors have the same bytes")
 
+    def check_layouts(self):
+        """AWQ as GPTQModel packs it for its other kernels: the same numbers and bytes, either way."""
+        gemm = self.source("awq")
+        for version in ("gemv", "gemv_fast"):
+            theirs = self.work / f"packed-{version}"
+            awq_layouts.write(gemm, theirs, version)
+            for target in ("gemm", "gemv"):
+                ours, routes = self.convert(theirs, "awq", f"from-{version}", ("--set", f"version={target}", "--route", "exact"))
+                known = gptq.read_tensors(gemm if target == "gemm" else self.work / "packed-gemv")
+                found = gptq.read_tensors(ours)
+                problems = [f"{name} is in one of both only" for name in sorted(known.keys() ^ found.keys())]
+                problems += [f"{name} differs" for name in known.keys() & found.keys() if not torch.equal(known[name], found[name])]
+                self.check.verdict(f"{self.name} awq {version}, packed by GPTQModel, to {target}", problems, f"{routes['exact']} exact")
+
     def check_refusals(self):
+        # The level says that nothing can be taken over: K-quants of small models are largely other blocks.
         for more, code in (((), 9), (("--route", "exact"), 8)):
-            command = [self.check.binary, "convert", self.source("q4_k_m"), "gptq", *more, "-o", self.work, "-n", "refused"]
+            command = [self.check.binary, "convert", self.source("q4_k_m"), "gptq", "-q", "4bit", *more, "-o", self.work, "-n", "refused"]
             done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
             self.check.verdict(f"{self.name} q4_k_m to gptq {' '.join(more)} is refused",
                                [] if done.returncode == code else [f"exit {done.returncode}, not {code}", done.stderr[-400:]])
@@ -368,6 +384,7 @@ def main():
             for trip in TRIPS:
                 check.attempt(f"{name} {trip}", model.check_trip, *trip)
             check.attempt(f"{name} blocks", model.check_block_trip)
+            check.attempt(f"{name} layouts", model.check_layouts)
             check.attempt(f"{name} refusals", model.check_refusals)
             check.attempt(f"{name} in vLLM", run_in_vllm, check, model, work)
             if check.args.table:

@@ -15,6 +15,24 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// A tensor of a type, a shape and its bytes.
+    pub fn new(name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) -> Self {
+        Self {
+            name: name.to_owned(),
+            info: json!({"dtype": dtype, "shape": shape}),
+            bytes,
+        }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn renamed(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Its outermost dimension.
     pub fn rows(&self) -> usize {
         let rows = self.info["shape"][0].as_u64().expect("a dimension");

@@ -8,6 +8,7 @@ mod mixed;
 mod refusals;
 mod round_trips;
 mod routes;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,11 @@ impl Converted {
 
 fn output(report: &Value) -> PathBuf {
     report["output_path"].as_str().unwrap().into()
+}
+
+/// The bytes of a folder's weights.
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model.safetensors")).unwrap()
 }
 
 fn tensors(folder: &Path) -> Vec<Tensor> {

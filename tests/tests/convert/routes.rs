@@ -10,7 +10,7 @@ fn exact(place: &Place, source: &str, options: &[&str], target: &str, more: &[&s
     let made = place.convert(&path, target, "made", &arguments);
     assert_eq!(made.counts(), [LAYERS, 0, 0, 0], "{case}");
     assert_eq!(made.level, level, "{case}");
-    assert_eq!(place.numbers(&path), place.numbers(&made.path), "{case}");
+    assert!(place.numbers(&path) == place.numbers(&made.path), "{case}");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn blocks_of_gguf_go_into_gptq_and_awq() {
         assert_eq!(made.level, made_level, "{case}");
         let (before, after) = (place.numbers(&source), place.numbers(&made.path));
         for (name, before) in before.iter().filter(|(name, _)| name.contains("_proj")) {
-            assert_eq!(before, &after[name], "{case}: {name}");
+            assert!(before == &after[name], "{case}: {name}");
         }
     }
 }
